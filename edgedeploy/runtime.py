@@ -1,0 +1,70 @@
+"""What runs an artifact: a `Runtime` opens it, and the `Session` that comes back answers calls.
+
+A runtime module imports numpy and its vendor's library and nothing heavier: it is what runs on the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from edgedeploy.tensors import Array, Signature
+
+Outputs = dict[str, Array]
+
+
+class Session(Protocol):
+    """An opened artifact. Synchronous: when `run` returns, the outputs are there. Not a timer."""
+
+    @property
+    def facts(self) -> Mapping[str, str | int | float]:
+        """What is really in force (threads, execution provider, precision computed in): part of every record."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array], graph: str = "main") -> Outputs:
+        """All outputs of ``graph`` by name. State is carried by the session and is not among them.
+
+        Raises:
+            UsageError: an input is missing, unknown, or of another dtype or shape than the graph takes.
+            RunFailed: the vendor's runtime gave up.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Put all state back to its start (zeros)."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds; it cannot be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime(ABC):
+    """How to open artifacts of one backend; the fields are its options."""
+
+    name: ClassVar[str]
+    #: Threads used inside one call; ``None`` leaves it to the vendor's default.
+    threads: int | None = None
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """The vendor library's version.
+
+        Raises:
+            Unavailable: the library is not here; the message has the line that installs it.
+        """
+
+    @abstractmethod
+    def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
+        """Load the graph files of one artifact; both mappings are by graph name.
+
+        Raises:
+            Unavailable: the library, or a unit that the options ask for, is not here.
+            Incompatible: the files are of another version than this runtime takes.
+            RunFailed: the vendor's runtime refused them.
+        """

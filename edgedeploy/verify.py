@@ -1,0 +1,154 @@
+"""Is this bundle still what was exported, and does it compute here what it computed there? Rung by rung."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedeploy import plugins
+from edgedeploy.archive import open_artifact
+from edgedeploy.artifact import Artifact, Golden
+from edgedeploy.compare import agreement, fingerprint, fingerprints_agree
+from edgedeploy.device import this_machine, unmet
+from edgedeploy.errors import EdgeDeployError, Incompatible
+from edgedeploy.exporter import batched, feeds
+from edgedeploy.runtime import Outputs, Session
+from edgedeploy.tasks import from_contract
+from edgedeploy.tasks.raw import Raw
+from edgedeploy.tasks.task import Prepared, Task
+
+#: An output may lose this many dB against its agreement at export; above `GOOD_SNR` it is good whatever it was.
+SNR_SLACK, GOOD_SNR = 6.0, 60.0
+#: How much further task results may be from the reference than they were at export.
+DISTANCE_SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One check: ``files``, ``requires``, ``load``, ``prepare``, ``outputs`` or ``results``; what was seen."""
+
+    name: str
+    passed: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All rungs up to the first that broke."""
+
+    path: str
+    digest: str
+    rungs: tuple[Rung, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung held."""
+        return all(rung.passed for rung in self.rungs)
+
+
+def verify(path: str | Path) -> Verification:
+    """Check digests, requirements and golden vectors of a bundle with the runtime of this machine.
+
+    Raises:
+        UsageError, Untrusted, Incompatible: the bundle cannot even be opened; the message says which byte is off.
+        Unavailable: its runtime is not installed.
+    """
+    artifact = open_artifact(path)
+    rungs = [Rung("files", True, f"{len(artifact.manifest.files)} files are as they were written")]
+    for check in (_requires, _load):
+        rungs.append(check(artifact))
+        if not rungs[-1].passed:
+            return Verification(str(path), artifact.digest, tuple(rungs))
+    session = _open(artifact)
+    try:
+        rungs += _golden_rungs(artifact, session)
+    finally:
+        session.close()
+    return Verification(str(path), artifact.digest, tuple(rungs))
+
+
+def _requires(artifact: Artifact) -> Rung:
+    found = unmet(artifact.manifest.requires, this_machine())
+    needs = ", ".join(artifact.manifest.requires) or "nothing in particular"
+    seen = " ".join(map(str, found)) if found else f"needs {needs}"
+    return Rung("requires", not any(reason.known for reason in found), seen)
+
+
+def _open(artifact: Artifact) -> Session:
+    session: Session = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)().open(
+        artifact.files, artifact.signatures
+    )
+    return session
+
+
+def _load(artifact: Artifact) -> Rung:
+    try:
+        session = _open(artifact)
+    except Incompatible as error:
+        return Rung("load", False, str(error))
+    facts = session.facts
+    session.close()
+    return Rung("load", True, f"{facts['runtime']} {facts['version']} took the graphs")
+
+
+def _golden_rungs(artifact: Artifact, session: Session) -> list[Rung]:
+    """The three rungs over all golden vectors, each named by its worst case; later ones only if earlier ones held."""
+    task: Task[Any] = from_contract(artifact.manifest.task) if artifact.manifest.task is not None else Raw()
+    golden = artifact.manifest.golden
+    prepared = [task.prepare(artifact.sample(g)) for g in golden]  # type: ignore[arg-type]
+    rungs = [_prepare(golden, prepared)]
+    if not rungs[-1].passed:
+        return rungs
+    wanted = [{name: artifact.array(file) for name, file in g.outputs.items()} for g in golden]
+    try:
+        got = [_run(artifact, session, g, p) for g, p in zip(golden, prepared, strict=True)]
+    except EdgeDeployError as error:
+        return [*rungs, Rung("outputs", False, str(error))]
+    rungs.append(_outputs(golden, wanted, got))
+    if rungs[-1].passed:
+        rungs.append(_results(task, golden, prepared, list(zip(wanted, got, strict=True))))
+    return rungs
+
+
+def _run(artifact: Artifact, session: Session, golden: Golden, prepared: Prepared) -> Outputs:
+    signature = artifact.signatures[golden.graph]
+    outputs = session.run(batched(signature, feeds(signature, prepared)), golden.graph)
+    return {spec.name: outputs[spec.name][:1] for spec in signature.outputs}
+
+
+def _prepare(golden: tuple[Golden, ...], prepared: list[Prepared]) -> Rung:
+    for i, (one, ready) in enumerate(zip(golden, prepared, strict=True)):
+        for stored, tensor in zip(one.prepared, ready.tensors, strict=True):
+            found = fingerprint(tensor)
+            if not fingerprints_agree(stored, found):
+                now, then = (f"mean {f.mean:.4f} {f.shape}" for f in (found, stored))
+                seen = f"golden sample {i} became {now}, at export {then}"
+                return Rung("prepare", False, seen)
+    return Rung("prepare", True, f"{len(golden)} golden samples are prepared as at export")
+
+
+def _outputs(golden: tuple[Golden, ...], wanted: list[Outputs], got: list[Outputs]) -> Rung:
+    worst = float("inf")
+    for i, (one, reference, outputs) in enumerate(zip(golden, wanted, got, strict=True)):
+        for then, now in zip(one.agreement, agreement(reference, outputs), strict=True):
+            worst = min(worst, now.snr)
+            if now.snr < min(GOOD_SNR, then.snr - SNR_SLACK):
+                where = f"output '{now.output}' of golden sample {i}"
+                seen = f"{where} has an SNR of {now.snr:.1f} dB, at export {then.snr:.1f} dB"
+                return Rung("outputs", False, seen)
+    return Rung("outputs", True, f"worst SNR against the FP32 reference is {worst:.1f} dB")
+
+
+def _results(
+    task: Task[Any], golden: tuple[Golden, ...], prepared: list[Prepared], pairs: list[tuple[Outputs, Outputs]]
+) -> Rung:
+    worst = 0.0
+    for i, (one, ready, (reference, outputs)) in enumerate(zip(golden, prepared, pairs, strict=True)):
+        results = [task.finish(list(values.values()), ready.context) for values in (reference, outputs)]
+        distance = task.distance(results[0], results[1])
+        worst = max(worst, distance)
+        if distance > one.distance + DISTANCE_SLACK:
+            seen = f"results on golden sample {i} moved by {distance:.3f}, at export by {one.distance:.3f}"
+            return Rung("results", False, seen)
+    return Rung("results", True, f"results move by at most {worst:.3f} (0 is none, 1 is all)")
