@@ -1,0 +1,1 @@
+"""The networks this project brings, in plain torch."""
