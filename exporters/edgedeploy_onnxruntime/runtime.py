@@ -1,0 +1,159 @@
+"""Runs ONNX graphs with ONNX Runtime. Needs numpy and onnxruntime, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
+from edgedeploy.runtime import Outputs, Runtime, Session
+from edgedeploy.tensors import Array, Signature
+
+Optimization = Literal["all", "extended", "basic", "none"]
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeRuntime(Runtime):
+    """Options of a session.
+
+    Args:
+        threads: intra-op threads; one per physical core where ``None``.
+        optimization: graph optimisation level.
+        provider: execution provider, such as ``CPUExecutionProvider`` or ``XnnpackExecutionProvider``.
+        io_binding: keep inputs and outputs in buffers that the session owns; outputs are then overwritten by the
+            next call.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    optimization: Optimization = "all"
+    provider: str = "CPUExecutionProvider"
+    io_binding: bool = False
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of ONNX Runtime, without importing it."""
+        for package in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-qnn"):
+            try:
+                return version(package)
+            except PackageNotFoundError:
+                continue
+        raise Unavailable.extra("ONNX Runtime", "onnxruntime")
+
+    def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
+        """See `Runtime.open`."""
+        if self.optimization not in _LEVELS:
+            raise UsageError(f"There is no optimization '{self.optimization}'. Known: {', '.join(_LEVELS)}.")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"{self.threads} threads cannot run anything; give 1 or more.")
+        ort = _onnxruntime()
+        if self.provider not in ort.get_available_providers():  # it would only warn, and run on the CPU
+            known = ", ".join(ort.get_available_providers())
+            raise Unavailable(f"This ONNX Runtime has no {self.provider}, only {known}. Install a build that has it.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[self.optimization])
+        options.log_severity_level = 3
+        sessions = {name: _open(ort, path, options, self.provider) for name, path in files.items()}
+        facts = {
+            "runtime": "onnxruntime",
+            "version": ort.__version__,
+            "threads": self.threads or "default",
+            "provider": ",".join(sorted({p for s in sessions.values() for p in s.get_providers()})),
+            "optimization": self.optimization,
+            "io_binding": int(self.io_binding),
+        }
+        return OnnxRuntimeSession(sessions, dict(signatures), facts, self.io_binding)
+
+
+class OnnxRuntimeSession:
+    """One or several ONNX graphs, with their state carried from call to call."""
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Any],
+        signatures: Mapping[str, Signature],
+        facts: Mapping[str, str | int | float],
+        io_binding: bool,
+    ) -> None:
+        self._sessions, self._signatures, self._facts = dict(sessions), signatures, facts
+        self._names = {name: [o.name for o in s.get_outputs()] for name, s in self._sessions.items()}
+        self._bindings = {name: s.io_binding() for name, s in self._sessions.items()} if io_binding else {}
+        self._state: dict[str, Array] = {}
+        self.reset()
+
+    @property
+    def facts(self) -> Mapping[str, str | int | float]:
+        """Version, threads, providers really in use, optimisation level."""
+        return self._facts
+
+    def run(self, inputs: Mapping[str, Array], graph: str = "main") -> Outputs:
+        """See `Session.run`."""
+        signature = self._signatures[graph]
+        signature.check(inputs)
+        feed = {**inputs, **{s.input: self._state[s.input] for s in signature.state}} if signature.state else inputs
+        try:
+            values = self._bound(graph, feed) if graph in self._bindings else self._sessions[graph].run(None, feed)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise RunFailed(f"ONNX Runtime failed in graph '{graph}': {_line(error)}") from error
+        outputs = dict(zip(self._names[graph], values, strict=True))
+        for state in signature.state:
+            self._state[state.input] = outputs.pop(state.output)
+        return outputs
+
+    def _bound(self, graph: str, feed: Mapping[str, Array]) -> list[Array]:
+        binding = self._bindings[graph]
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._names[graph]:
+            binding.bind_output(name)
+        self._sessions[graph].run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
+
+    def reset(self) -> None:
+        """Put all state back to zeros."""
+        self._state = {
+            s.input: np.zeros(s.shape, s.dtype) for signature in self._signatures.values() for s in signature.state
+        }
+
+    def close(self) -> None:
+        """Free the graphs."""
+        self._bindings.clear()
+        self._sessions.clear()
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unavailable.extra("ONNX Runtime", "onnxruntime") from error
+    return onnxruntime
+
+
+def _open(ort: Any, path: Path, options: Any, provider: str) -> Any:
+    providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        text = _line(error)
+        if "opset" in text.lower() or "ir version" in text.lower():
+            raise Incompatible(f"ONNX Runtime {ort.__version__} is too old for {path.name}: {text}") from error
+        raise RunFailed(f"ONNX Runtime cannot load {path.name}: {text}") from error
+    if provider not in session.get_providers():
+        raise Unavailable(f"ONNX Runtime did not start {provider} and fell back to {session.get_providers()}.")
+    return session
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
