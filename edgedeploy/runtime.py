@@ -59,6 +59,14 @@ class Runtime(ABC):
             Unavailable: the library is not here; the message has the line that installs it.
         """
 
+    @classmethod
+    def preload(cls) -> None:  # noqa: B027  - a runtime that imports nothing has nothing to do
+        """Import the vendor's library, so that its time and memory are told from the model's.
+
+        Raises:
+            Unavailable: the library is not here.
+        """
+
     @abstractmethod
     def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
         """Load the graph files of one artifact; both mappings are by graph name.

@@ -50,6 +50,11 @@ class OnnxRuntimeRuntime(Runtime):
                 continue
         raise Unavailable.extra("ONNX Runtime", "onnxruntime")
 
+    @classmethod
+    def preload(cls) -> None:
+        """Import ONNX Runtime."""
+        _onnxruntime()
+
     def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
         """See `Runtime.open`."""
         if self.optimization not in _LEVELS:

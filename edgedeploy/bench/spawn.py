@@ -1,0 +1,217 @@
+"""Start a worker process, hand it a job, follow its events; whatever becomes of it ends as an answer or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgedeploy import errors
+from edgedeploy.bench.target import Job
+from edgedeploy.bench.worker import Answer
+from edgedeploy.errors import EdgeDeployError, RunFailed
+from edgedeploy.records import from_json, to_json
+
+#: Bytes of a worker's standard error that are kept, and lines of it that are told.
+TAIL, LAST_LINES = 16384, 8
+
+#: Told the phase that the worker is in and, while it samples, the share that is done.
+Follow = Callable[[str, float | None], None]
+
+
+@dataclass
+class _Child:
+    """A worker and what was heard from it so far."""
+
+    process: subprocess.Popen[bytes]
+    began: float
+    ready: float | None = None
+    phase: str = "starting"
+    events: bytearray = field(default_factory=bytearray)
+    words: bytearray = field(default_factory=bytearray)
+
+    def say(self, words: bytes) -> None:
+        """Keep the end of what it wrote for people."""
+        self.words += words
+        del self.words[:-TAIL]
+
+    def last_words(self) -> str:
+        """The last lines of it."""
+        lines = [line.rstrip() for line in self.words.decode("utf-8", "replace").splitlines() if line.strip()]
+        return "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
+
+
+def run_worker(job: Job, silence: float, follow: Follow = lambda phase, share: None) -> Answer:
+    """What one worker process answers to ``job``; the process is gone when this returns or raises.
+
+    Args:
+        job: the work.
+        silence: seconds that the worker may be without an event before it is killed; it sends one per phase, and one
+            per second of sampling.
+        follow: told of each event.
+
+    Raises:
+        RunFailed: it crashed, was killed, or was silent for too long; with its last words.
+        EdgeDeployError: it refused the job, with the same class and message as over there.
+    """
+    kills = _out_of_memory_kills()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "edgedeploy.bench.worker"],  # -P: files of the working directory are no modules
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a group of its own: it can be ended with everything that it has started
+    )
+    child = _Child(process, time.perf_counter())
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once: the listener will tell
+            process.stdin.write(json.dumps(to_json(job)).encode() + b"\n")
+            process.stdin.flush()
+        answer = _listen(child, job, silence, follow)
+        if answer is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+            return answer
+        raise RunFailed(_obituary(child, job, silence, kills))
+    finally:
+        _end(process)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the folder that this edgedeploy was imported from in front: the worker has to run the same one."""
+    root = str(Path(errors.__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
+def _listen(child: _Child, job: Job, silence: float, follow: Follow) -> Answer | None:
+    """Follow the events until the answer; ``None`` where the worker ended, or was silent, without one."""
+    stdout, stderr = child.process.stdout, child.process.stderr
+    assert stdout is not None
+    assert stderr is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
+        selector.register(stderr, selectors.EVENT_READ)
+        deadline = time.monotonic() + silence
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready and time.monotonic() >= deadline:
+                return None
+            for key, _ in ready:
+                chunk = os.read(key.fd, 1 << 16)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is stderr:
+                    child.say(chunk)
+                else:
+                    for event in _events(child, chunk):
+                        deadline = time.monotonic() + silence
+                        answer = _handle(child, event, job, follow)
+                        if answer is not None:
+                            return answer
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    return None
+
+
+def _events(child: _Child, chunk: bytes) -> list[dict[str, Any]]:
+    """The events that ``chunk`` completes. A line that is none was printed by somebody else: it is among the words."""
+    if b"\n" not in chunk:
+        child.events += chunk
+        return []
+    *lines, rest = (bytes(child.events) + chunk).split(b"\n")
+    child.events = bytearray(rest)
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and "event" in event:
+            found.append(event)
+        elif line.strip():
+            child.say(line + b"\n")
+    return found
+
+
+def _handle(child: _Child, event: dict[str, Any], job: Job, follow: Follow) -> Answer | None:
+    """Act on one event; the answer where it is that."""
+    if event["event"] == "phase":
+        child.phase = str(event.get("phase"))
+        if child.ready is None:
+            child.ready = time.perf_counter()
+        follow(child.phase, None)
+    elif event["event"] == "progress":
+        follow(child.phase, event.get("share"))
+    elif event["event"] == "error":
+        raise _error(event, job)
+    elif event["event"] == "result":
+        answer = from_json(Answer, event.get("answer"), "the worker's answer")
+        start = (child.ready or child.began) - child.began
+        return replace(answer, process=replace(answer.process, start=start))
+    return None
+
+
+def _error(event: dict[str, Any], job: Job) -> EdgeDeployError:
+    kind, message = getattr(errors, str(event.get("kind")), RunFailed), str(event.get("message"))
+    if not (isinstance(kind, type) and issubclass(kind, EdgeDeployError)):
+        kind = RunFailed
+    return kind(f"{_subject(job)}: {message}" if kind is RunFailed else message)
+
+
+def _obituary(child: _Child, job: Job, silence: float, kills: int | None) -> str:
+    status, where = child.process.poll(), f"while {child.phase}"
+    if status is None:
+        what = f"The worker measuring {_subject(job)} said nothing for {silence:g} s {where} and was killed."
+    elif status < 0:
+        why = " (the kernel was out of memory)" if _more_kills(kills) and -status == signal.SIGKILL else ""
+        what = f"The worker measuring {_subject(job)} was killed by {_signal_name(-status)} {where}{why}."
+    else:
+        what = f"The worker measuring {_subject(job)} ended with status {status} {where}."
+    return f"{what} {child.last_words()}"
+
+
+def _subject(job: Job) -> str:
+    return f"{Path(job.path).name} on {job.backend or 'its runtime'}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _more_kills(before: int | None) -> bool:
+    now = _out_of_memory_kills()
+    return before is not None and now is not None and now > before
+
+
+def _out_of_memory_kills() -> int | None:
+    """Processes that the kernel has killed for want of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Make sure that the worker, and what it started, is gone, and close our ends of its pipes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -1,0 +1,96 @@
+"""What is measured, and the request for it: a `Job` crosses to the worker, and a loader there makes a `Target` of it.
+
+The loader is named in the job as ``module:function``, so that the harness knows nothing of artifacts: an artifact's
+loader, a fake one of the tests, and a later one for something else are the same to it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgedeploy.errors import UsageError
+from edgedeploy.runtime import Session
+from edgedeploy.tasks.task import Task
+from edgedeploy.tensors import Signature
+
+Option = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker's work.
+
+    Args:
+        loader: ``module:function`` of a function ``(Job) -> Target``.
+        path: the bundle.
+        backend: name of the runtime; ``None`` leaves it to the bundle.
+        options: options of the runtime.
+        threads: threads inside one call; ``None`` is the runtime's default.
+        graph: name of the graph to run.
+        batch: samples per pass.
+        size: height and width to run at; ``None`` is what the bundle says.
+        samples: folder or file with real samples; ``None`` takes those of the bundle.
+        duration: seconds of sampling; the warm-up may take as long again.
+        minimum: samples that are taken even if that takes longer.
+    """
+
+    loader: str
+    path: str
+    backend: str | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    threads: int | None = None
+    graph: str = "main"
+    batch: int = 1
+    size: tuple[int, int] | None = None
+    samples: str | None = None
+    duration: float = 10.0
+    minimum: int = 7
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to measure, nothing of it loaded yet.
+
+    Args:
+        name: what reports call it.
+        digest: identifies what runs; earlier measurements are compared where it is equal.
+        backend: entry-point name of the runtime.
+        model_size: bytes on disk of what the session loads.
+        signature: of the graph that is run.
+        task: prepares a sample and finishes outputs.
+        samples: real samples, decoded and in memory; at least one.
+        load_runtime: imports the vendor's library and gives its version.
+        open: opens the session, with the job's threads and options.
+        image_engine: the library that the task resizes images with.
+    """
+
+    name: str
+    digest: str
+    backend: str
+    model_size: int | None
+    signature: Signature
+    task: Task[Any]
+    samples: tuple[Any, ...]
+    load_runtime: Callable[[], str]
+    open: Callable[[], Session]
+    image_engine: str | None = None
+
+
+def load(job: Job) -> Target:
+    """The target that the job's loader makes of it.
+
+    Raises:
+        UsageError: the loader is not there, or it found no samples.
+    """
+    module, _, name = job.loader.partition(":")
+    try:
+        loader: Callable[[Job], Target] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"The loader '{job.loader}' cannot be used: {error}.") from error
+    target = loader(job)
+    if not target.samples:
+        raise UsageError(f"{target.name} has no samples to run on; give a folder of real ones.")
+    return target

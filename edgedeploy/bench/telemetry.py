@@ -1,0 +1,170 @@
+"""What else happened while samples were taken: memory, context switches, and who used the processors meanwhile.
+
+Read from ``/proc`` and ``getrusage``. A value that this system does not tell is ``None``, never zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Clock = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """Of one worker process; everything but the memory is about the time in which samples were taken.
+
+    Args:
+        wall: seconds that sampling lasted.
+        resolution: seconds of the smallest step seen of the clock that timed the samples.
+        memory_before: bytes resident before the session was opened.
+        memory_peak: largest number of bytes resident from then to the end.
+        processor: seconds of processor time that this process used.
+        involuntary_switches: times that a thread of this process was taken off a processor it still wanted.
+        foreign: share of all processors' time that others used.
+        steal: share of all processors' time that the hypervisor gave to other guests.
+        pressure: share of the time in which some task of the system was waiting for a processor.
+    """
+
+    wall: float
+    resolution: float
+    memory_before: int | None = None
+    memory_peak: int | None = None
+    processor: float | None = None
+    involuntary_switches: int | None = None
+    foreign: float | None = None
+    steal: float | None = None
+    pressure: float | None = None
+
+    @property
+    def model_memory(self) -> int | None:
+        """Bytes that loading and running the model added."""
+        if self.memory_peak is None or self.memory_before is None:
+            return None
+        return self.memory_peak - self.memory_before
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Running totals at one moment: seconds, except for the switches and ``processors``."""
+
+    wall: float
+    processor: float
+    switches: int | None = None
+    busy: float | None = None
+    steal: float | None = None
+    processors: int | None = None
+    waiting: float | None = None
+
+
+def read_counters(root: Path = Path("/")) -> Counters:
+    """The totals now; ``root`` is where ``proc`` is (for tests)."""
+    busy, steal, processors = _processor_times(_read(root / "proc/stat"))
+    waiting = re.search(r"^some .*total=(\d+)", _read(root / "proc/pressure/cpu"), re.MULTILINE)
+    return Counters(
+        wall=time.monotonic(),
+        processor=time.process_time(),
+        switches=_switches(),
+        busy=busy,
+        steal=steal,
+        processors=processors,
+        waiting=int(waiting[1]) / 1e6 if waiting else None,
+    )
+
+
+def between(first: Counters, last: Counters, resolution: float, memory: tuple[int | None, int | None]) -> Telemetry:
+    """What happened from ``first`` to ``last``; ``memory`` is resident before the load, and at the peak."""
+    wall = max(last.wall - first.wall, 1e-9)
+    own = last.processor - first.processor
+    capacity = wall * last.processors if last.processors else None
+    busy, steal = _gained(first.busy, last.busy), _gained(first.steal, last.steal)
+    waiting, switches = _gained(first.waiting, last.waiting), _gained(first.switches, last.switches)
+    return Telemetry(
+        wall=wall,
+        resolution=resolution,
+        memory_before=memory[0],
+        memory_peak=memory[1],
+        processor=own,
+        involuntary_switches=None if switches is None else int(switches),
+        foreign=_share(None if busy is None else busy - own, capacity),
+        steal=_share(steal, capacity),
+        pressure=_share(waiting, wall),
+    )
+
+
+def resolution(clock: Clock, tries: int = 1000) -> float:
+    """Seconds of the smallest step that ``clock`` was seen to make in ``tries`` pairs of readings."""
+    steps = (abs(clock() - clock()) for _ in range(tries))
+    return min((step for step in steps if step), default=0) / 1e9
+
+
+def resident_memory() -> int | None:
+    """Bytes of this process that are in main memory now."""
+    return _status("VmRSS")
+
+
+def restart_peak() -> None:
+    """Let `peak_memory` count from now, where the system can: what came before the load is not the model's."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Largest number of bytes of this process that were in main memory at once."""
+    peak = _status("VmHWM")
+    if peak is None and sys.platform != "win32":
+        import resource
+
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
+    return peak
+
+
+def _gained(first: float | None, last: float | None) -> float | None:
+    return None if first is None or last is None else max(0.0, last - first)
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    """Both clocks tick coarsely: a share is kept within 0 and 1."""
+    return None if part is None or not whole else min(1.0, max(0.0, part / whole))
+
+
+def _processor_times(stat: str) -> tuple[float | None, float | None, int | None]:
+    """Busy and stolen seconds of all processors, and how many there are, from ``/proc/stat``.
+
+    Columns: user nice system idle iowait irq softirq steal guest guest_nice; guest time is inside user already.
+    """
+    total = re.search(r"^cpu +([\d ]+)$", stat, re.MULTILINE)
+    columns = [int(value) for value in total[1].split()] if total else []
+    if len(columns) < 8 or sys.platform == "win32":
+        return None, None, None
+    tick = os.sysconf("SC_CLK_TCK")
+    busy = columns[0] + columns[1] + columns[2] + columns[5] + columns[6]
+    return busy / tick, columns[7] / tick, len(re.findall(r"^cpu\d+ ", stat, re.MULTILINE))
+
+
+def _switches() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _status(key: str) -> int | None:
+    found = re.search(rf"^{key}:\s*(\d+) kB", _read(Path("/proc/self/status")), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

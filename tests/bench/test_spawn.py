@@ -1,0 +1,113 @@
+"""A real worker process: it answers, refuses, crashes, hangs, and is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedeploy.bench import spawn
+from edgedeploy.bench.spawn import run_worker
+from edgedeploy.bench.target import Job
+from edgedeploy.errors import Incompatible, RunFailed, UsageError
+
+
+def job(behaviour: str = "", **changed: Any) -> Job:
+    values = {"loader": "edgedeploy.testing:load_fake", "path": "some/net.edge", "backend": "fake", "duration": 0.02}
+    return Job(**{**values, "options": {"behaviour": behaviour}, **changed})
+
+
+def test_an_answer_with_the_time_to_start() -> None:
+    seen: list[tuple[str, float | None]] = []
+    answer = run_worker(job(), 60, lambda phase, share: seen.append((phase, share)))
+    assert answer.process.start > 0
+    assert len(answer.process.samples) >= 7
+    assert seen[0][0] == "ready"
+    assert seen[-1][0] == "sampling"
+    assert {"numpy", "edgedeploy"} <= set(answer.before.packages)
+
+
+def test_what_a_vendor_prints_does_not_reach_the_protocol() -> None:
+    answer = run_worker(job("print"), 60)
+    assert len(answer.process.samples) >= 7
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        ("abort", r"was killed by SIGABRT while warming up\. Its last words:\n(.*\n)*?  vendor: assertion failed"),
+        ("kill", r"was killed by SIGKILL while warming up\. It left no word\."),
+        ("exit", r"ended with status 7 while warming up\."),
+        ("raise", r"ended with status 1 while warming up\. Its last words:\n(.*\n)*  RuntimeError: vendor: out of h"),
+    ],
+)
+def test_a_worker_that_dies_leaves_its_last_words(behaviour: str, told: str) -> None:
+    with pytest.raises(RunFailed, match=r"The worker measuring net\.edge on fake " + told):
+        run_worker(job(behaviour), 60)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The worker processes that were put to an end."""
+    found: list[subprocess.Popen[bytes]] = []
+    end = spawn._end
+
+    def remember(process: subprocess.Popen[bytes]) -> None:
+        end(process)
+        found.append(process)
+
+    monkeypatch.setattr(spawn, "_end", remember)
+    return found
+
+
+def test_a_worker_that_hangs_is_killed(ended: list[subprocess.Popen[bytes]]) -> None:
+    told = r"said nothing for 4 s while warming up and was killed\. Its last words:\n  vendor: waiting for the device"
+    with pytest.raises(RunFailed, match=told):
+        run_worker(job("hang"), 4)
+    assert ended[0].returncode == -signal.SIGKILL
+
+
+def test_out_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr(spawn, "_out_of_memory_kills", lambda: next(counts))
+    with pytest.raises(RunFailed, match=r"SIGKILL while warming up \(the kernel was out of memory\)"):
+        run_worker(job("kill"), 60)
+
+
+def test_a_refusal_keeps_its_class() -> None:
+    with pytest.raises(Incompatible, match=r"^This model wants another device\.$"):
+        run_worker(job("refuse"), 60)
+    with pytest.raises(UsageError, match="cannot be used"):
+        run_worker(job(loader="nowhere:load"), 60)
+
+
+def test_an_interrupt_ends_the_worker(ended: list[subprocess.Popen[bytes]]) -> None:
+    """Control-C arrives while the parent waits for a worker that hangs."""
+
+    def follow(phase: str, share: float | None) -> None:
+        if phase == "warming up":
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(job("hang"), 60, follow)
+    assert ended[0].returncode is not None
+
+
+def test_files_of_the_working_directory_are_no_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert run_worker(job(), 60).conditions.name == "fake"
+
+
+def test_noise_before_the_first_event_is_taken_as_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A start-up file of the interpreter prints, without a line end: the protocol begins on a line of its own."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stdout.write('{} [1] hello from start-up')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert len(run_worker(job(), 60).process.samples) >= 7
+    with pytest.raises(RunFailed, match=r"hello from start-up"):
+        run_worker(job("kill"), 60)
