@@ -46,7 +46,7 @@ def from_json(cls: type[T], data: object, where: str) -> T:
     """
     if not isinstance(data, dict):
         raise UsageError(f"{where}: expected a mapping, found {_kind(data)}.")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
@@ -86,7 +86,7 @@ def _refuse_constant(text: str) -> object:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

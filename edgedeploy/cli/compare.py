@@ -1,0 +1,87 @@
+"""``edgedeploy compare``: did the export keep the accuracy?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
+
+if TYPE_CHECKING:
+    from edgedeploy.comparison import Compared
+
+#: The equivalence margin where the user states none: one point of AP50-95.
+MARGIN = 0.01
+
+
+def compare(
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint that the bundle was exported from.")],
+    bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
+    data: Annotated[Path, typer.Option(help="data.yaml or COCO json to measure on.")],
+    margin: Annotated[
+        float | None, typer.Option(help=f"AP50-95 that does not matter [{MARGIN}]; given, 4 is the status of 'no'.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many images only.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder for pictures; else NAME.changed beside it.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many of the most changed images to draw.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the artifact's runtime.")] = None,
+    max_detections: Annotated[int, typer.Option(min=1, help="Detections kept per image.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Compare an artifact with its FP32 checkpoint on a data set: AP, paired interval, equivalence, what changed."""
+    from edgedeploy.comparison import Options
+    from edgedeploy.comparison import compare as run
+    from edgedeploy.tasks.dataset import read_detection_set
+
+    dataset = read_detection_set(data, split)
+    if limit is not None:
+        dataset = dataset.subset(range(min(limit, len(dataset))))
+    options = Options(margin=MARGIN if margin is None else margin, threads=threads, max_detections=max_detections)
+    with progress() as say:
+        compared = run(checkpoint, bundle, dataset, options, say)
+        say("drawing what changed most")
+        drawn = _draw(compared, pictures or bundle.with_name(bundle.name.partition(".edge")[0] + ".changed"), show)
+    if as_json:
+        print_json({"comparison": compared.comparison, "pictures": drawn})
+    else:
+        _print(compared, drawn)
+    if margin is not None and compared.comparison.equivalence.outcome != "pass":
+        raise typer.Exit(4)
+
+
+def _draw(compared: Compared, folder: Path, most: int) -> list[Path]:
+    from edgedeploy.report.pictures import side_by_side
+
+    index = {str(sample.image): i for i, sample in enumerate(compared.data.samples)}
+    drawn = []
+    for rank, changed in enumerate(compared.comparison.changed[:most], start=1):
+        if changed.distance == 0:
+            break
+        i = index[changed.image]
+        panels = [("FP32 checkpoint", compared.reference[i]), ("artifact", compared.candidate[i])]
+        path = folder / f"{rank}-{Path(changed.image).stem}.png"
+        drawn.append(side_by_side(path, Path(changed.image), panels, compared.data.labels))
+    return drawn
+
+
+def _print(compared: Compared, drawn: list[Path]) -> None:
+    from edgedeploy.report.comparison import class_rows, fact_rows, metric_rows
+
+    comparison = compared.comparison
+    print_table("compared", ["", ""], fact_rows(comparison))
+    print_table("accuracy", ["metric", "FP32", "artifact", "difference"], metric_rows(comparison))
+    fell = class_rows(comparison, 5)
+    if fell:
+        print_table("classes that fell most", ["class (objects)", "FP32", "artifact", "difference"], fell)
+    changed = [
+        [Path(c.image).name, f"{c.distance:.3f}", f"{c.reference_boxes} -> {c.candidate_boxes}"]
+        for c in comparison.changed[: max(3, len(drawn))]
+    ]
+    print_table("images that changed most (0 is not at all, 1 is all)", ["image", "distance", "objects"], changed)
+    for path in drawn:
+        typer.echo(f"drawn: {path}")
+    print_notes([*comparison.doubts, *comparison.equivalence.doubts])
+    typer.echo(f"{comparison.equivalence.outcome}: {comparison.equivalence.sentence}")

@@ -1,0 +1,148 @@
+"""``edgedeploy export``: a checkpoint becomes an artifact for a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
+
+if TYPE_CHECKING:
+    from edgedeploy.artifact import Artifact
+    from edgedeploy.device import Device
+    from edgedeploy.exporter import Evidence, Request
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A .pt, .safetensors, .onnx or .pt2 file, or module:function.")],
+    device: Annotated[str | None, typer.Option(help="A device by name; this machine if not given.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; else what suits the device.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="data.yaml or COCO json whose images calibrate int8.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")] = Path("out"),
+    backend: Annotated[str | None, typer.Option(help="Exporter by name; else the device's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size, as 640 or 480x640 (height x width).")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    dynamic: Annotated[str, typer.Option(help="What stays dynamic: 'batch', 'size' or 'batch,size'.")] = "",
+    head: Annotated[str | None, typer.Option(help="yolov8, yolox or end2end, for an .onnx that does not say.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="At most so many images to calibrate on.")] = 200,
+    split: Annotated[str | None, typer.Option(help="Split of the data set; else train, else val.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="An exporter option, key=value.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a checkpoint for a device: OUTPUT/NAME.edge, checked against the checkpoint on real images."""
+    from edgedeploy.exporter import Request
+    from edgedeploy.model import InputShape
+    from edgedeploy.pipeline import export_checkpoint
+
+    profile = _device(device)
+    evidence = _evidence(calibrate, split, calibration_images)
+    exporter = _exporter(backend, profile, precision, evidence.calibration is not None, options_from(option or []))
+    shape = InputShape(batch, image_size(imgsz), _dynamic(dynamic))
+    request = Request(exporter, evidence, shape, profile, head)
+    with progress() as say:
+        exported = export_checkpoint(checkpoint, request, output, say)
+    notes = [*exported.artifact.manifest.notes, *_about(evidence, request, exported.artifact)]
+    if as_json:
+        manifest = exported.artifact.manifest
+        print_json({"path": exported.artifact.path, "reused": exported.reused, "manifest": manifest, "notes": notes})
+        return
+    _print(exported.artifact, exported.reused)
+    print_notes(notes)
+
+
+def _device(name: str | None) -> Device | None:
+    if name is None:
+        return None
+    from edgedeploy.device import load
+
+    return load(name)
+
+
+def _exporter(
+    backend: str | None, device: Device | None, precision: str | None, data: bool, options: dict[str, Any]
+) -> Any:
+    from edgedeploy import plugins
+    from edgedeploy.errors import Unavailable
+
+    name = backend or (device.backend if device else None) or "onnxruntime"
+    known = plugins.names(plugins.EXPORTERS)
+    if backend is None and device is not None and name not in known:
+        others = [software.name for software in device.runtimes if software.name in known]
+        advice = f" It also runs {others[0]}: add --backend {others[0]}." if others else ""
+        raise Unavailable(f"{device.name} prefers {name}, for which no exporter is installed here.{advice}")
+    if precision is None:
+        wanted = device.precision if device else None
+        precision = "fp32" if wanted is None or (wanted == "int8" and not data) else wanted
+    return plugins.find(plugins.EXPORTERS, name).for_device(device, precision, options)
+
+
+def _evidence(data: Path | None, split: str | None, most: int) -> Evidence:
+    """Images of the user's data set; synthetic aerial scenes stand in for golden vectors where there is none."""
+    from edgedeploy.demo.scenes import Rendered
+    from edgedeploy.exporter import Evidence
+    from edgedeploy.pipeline import evidence_from, read_calibration_set
+
+    if data is None:
+        return Evidence(Rendered(count=4), "4 synthetic aerial scenes")
+    return evidence_from(read_calibration_set(data, split), most)
+
+
+def _dynamic(text: str) -> tuple[Literal["batch", "size"], ...]:
+    from edgedeploy.errors import UsageError, did_you_mean
+
+    found: list[Literal["batch", "size"]] = []
+    for part in filter(None, text.split(",")):
+        if part == "batch":
+            found.append("batch")
+        elif part == "size":
+            found.append("size")
+        else:
+            raise UsageError(f"'{part}' cannot be dynamic.{did_you_mean(part, ['batch', 'size'])}")
+    return tuple(found)
+
+
+def _about(evidence: Evidence, request: Request, artifact: Artifact) -> list[str]:
+    """What the user should know about this export besides what the exporter said."""
+    from edgedeploy.device import unmet
+
+    notes = []
+    record = evidence.calibration
+    if record is None:
+        notes.append(f"golden vectors are {evidence.origin}: give --calibrate to check on images of your own")
+    elif record.classes_seen is not None and record.classes is not None and record.classes_seen < record.classes:
+        notes.append(f"the calibration images show {record.classes_seen} of {record.classes} classes")
+    if request.device is not None:
+        notes += [str(reason) for reason in unmet(artifact.manifest.requires, request.device)]
+        notes += list(request.device.notes) if request.exporter.name == request.device.backend else []
+    return notes
+
+
+def _print(artifact: Artifact, reused: bool) -> None:
+    from edgedeploy.units import show
+
+    manifest = artifact.manifest
+    worst = min((a for g in manifest.golden for a in g.agreement), key=lambda a: a.snr)
+    moved = max(g.distance for g in manifest.golden)
+    rows = [
+        ["artifact", str(artifact.path) + (" (was there already, and is still true)" if reused else "")],
+        ["model", f"{manifest.source.reference} (sha256 {manifest.source.sha256[:12]})"],
+        ["for", f"{manifest.device or 'this machine'}, {manifest.exporter.name} {manifest.exporter.precision}"],
+        ["size", show(artifact.model_size, "B")],
+        ["took", show(manifest.seconds, "s")],
+        ["against FP32", f"SNR {worst.snr:.0f} dB, results moved by {moved:.3f} (0 is none, 1 is all)"],
+        ["golden", manifest.golden_origin],
+        ["needs", ", ".join(manifest.requires)],
+    ]
+    for graph, decided in manifest.exporter.decisions.items():
+        kept = decided["kept_in_float"]
+        rows.append(
+            [
+                f"int8 '{graph}'" if len(manifest.graphs) > 1 else "int8",
+                f"{decided['quantized_nodes']} of {decided['candidate_nodes']} nodes; "
+                f"in float: {', '.join(kept) or 'none'}; "
+                f"all quantised would move results by {decided['distance_all_quantized']:.3f}",
+            ]
+        )
+    print_table(f"exported {manifest.name}", ["", ""], rows)

@@ -1,0 +1,131 @@
+"""Work that is not done twice: a checkpoint is exported only if the artifact on disk is not still true."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedeploy.artifact import SUFFIX, Artifact, CalibrationRecord
+from edgedeploy.errors import EdgeDeployError, UsageError, did_you_mean
+from edgedeploy.exporter import Evidence, Progress, Request, Sample, export
+from edgedeploy.model import Model, identify, load
+from edgedeploy.tasks import contract_of, from_contract
+from edgedeploy.tasks.dataset import DetectionSet, match_labels, read_detection_set
+from edgedeploy.tasks.detect import Detect
+from edgedeploy.tasks.image import read_image
+from edgedeploy.tensors import Array
+
+#: Layouts of a detector's output, see `edgedeploy.tasks.detect.Detect`.
+HEADS = ("yolov8", "yolox", "end2end")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """The artifact, and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+
+
+def export_checkpoint(reference: str, request: Request, directory: Path, progress: Progress | None = None) -> Exported:
+    """``directory/NAME.edge`` for a checkpoint; written only if what is there was not made from the same request.
+
+    Args:
+        reference: see `edgedeploy.model.load`.
+        request: exporter, evidence, input shape, device; ``head`` for a model that does not say what it is for.
+        directory: where bundles are kept.
+        progress: told what is going on, in a few words.
+
+    Raises:
+        UsageError, Untrusted, Unavailable, ExportFailed: see `load` and `export`.
+    """
+    source = identify(reference)
+    target = directory / f"{source.name}{SUFFIX}"
+    if source.format != "factory":  # what a function returns can change without its file changing
+        known = still_true(target, request.digest(source))
+        if known is not None:
+            return Exported(known, reused=True)
+    say = progress or (lambda _: None)
+    say(f"loading {source.name}")
+    model = load(reference, request.shape)
+    if request.head:
+        model = dataclasses.replace(model, task=_contract(request.head, model, request.evidence.labels))
+    if model.task is not None and request.evidence.labels:
+        task = from_contract(model.task)
+        if isinstance(task, Detect):
+            match_labels(task.labels, request.evidence.labels)
+    return Exported(export(model, request, directory, progress), reused=False)
+
+
+def still_true(target: Path, request: str) -> Artifact | None:
+    """The bundle at ``target`` if it is whole and was made from this very request."""
+    try:
+        artifact = Artifact.open(target)
+    except EdgeDeployError:
+        return None
+    return artifact if artifact.manifest.request == request else None
+
+
+class Images(Sequence[Array]):
+    """The images of a data set, read when asked for; those that cannot be read are passed over by `DetectionSet`."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return read_image(self._paths[index])
+
+
+def read_calibration_set(path: Path, split: str | None) -> DetectionSet:
+    """The data set to calibrate on: ``split`` if given, else ``train``, else ``val``.
+
+    Ranges are best taken from images on which nobody measures the accuracy afterwards.
+
+    Raises:
+        UsageError: see `edgedeploy.tasks.dataset.read_detection_set`.
+    """
+    if split is not None or path.suffix.lower() == ".json":
+        return read_detection_set(path, split or "val")
+    try:
+        return read_detection_set(path, "train")
+    except UsageError:
+        return read_detection_set(path, "val")
+
+
+def evidence_from(data: DetectionSet, most: int) -> Evidence:
+    """Real images of a data set, at most ``most``, evenly spread over it, with a record of what they cover.
+
+    Raises:
+        UsageError: ``most`` is less than 1.
+    """
+    if most < 1:
+        raise UsageError(f"{most} calibration images calibrate nothing; give 100 or more.")
+    picks = np.linspace(0, len(data.samples) - 1, min(most, len(data.samples))).round().astype(int)
+    chosen = data.subset(picks)
+    seen = {int(c) for sample in chosen.samples for c in sample.classes}
+    record = CalibrationRecord(chosen.name, len(chosen.samples), chosen.digest(), len(seen), len(data.labels))
+    samples: Sequence[Sample] = Images([sample.image for sample in chosen.samples])
+    return Evidence(samples, f"{chosen.name}, {len(chosen.samples)} images", record, data.labels)
+
+
+def _contract(head: str, model: Model, labels: tuple[str, ...]) -> dict[str, Any]:
+    """The contract of a detector of which only the layout of its output is known."""
+    signature = model.graphs["main"].signature
+    sides = signature.inputs[0].shape[-2:]
+    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 4 or any(isinstance(s, str) for s in sides):
+        raise UsageError(f"{model.name} takes {signature.inputs}, not one image of a fixed size, as a detector does.")
+    size = (int(sides[0]), int(sides[1]))
+    if not labels:
+        raise UsageError(f"{model.name} does not name its classes: give a data set that does, with --calibrate.")
+    if head == "yolox":
+        return contract_of(Detect.yolox(labels, size))
+    if head in ("yolov8", "end2end"):
+        return contract_of(Detect(labels, size, head=head))  # type: ignore[arg-type]
+    raise UsageError(f"There is no detection head '{head}'.{did_you_mean(head, HEADS)}")
