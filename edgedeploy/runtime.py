@@ -60,12 +60,13 @@ class Runtime(ABC):
         """
 
     @classmethod
-    def preload(cls) -> None:  # noqa: B027  - a runtime that imports nothing has nothing to do
+    def preload(cls) -> None:
         """Import the vendor's library, so that its time and memory are told from the model's.
 
         Raises:
             Unavailable: the library is not here.
         """
+        cls.version()
 
     @abstractmethod
     def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
