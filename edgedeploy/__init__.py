@@ -1,7 +1,7 @@
 """A trained model in; an artifact for a named device out, with measured latency, memory and accuracy.
 
-The public names are imported when they are first used, so that ``import edgedeploy`` costs nothing. Functions that share
-the name of their module stay there: `edgedeploy.verify.verify`, `edgedeploy.comparison.compare`,
+The public names are imported when they are first used, so that ``import edgedeploy`` costs nothing. Functions that
+share the name of their module stay there: `edgedeploy.verify.verify`, `edgedeploy.comparison.compare`,
 `edgedeploy.bench.run.bench`.
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgedeploy import plugins
-from edgedeploy.errors import Unavailable
+from edgedeploy.errors import RunFailed, Unavailable
 from edgedeploy.model import Graph, Model
 from edgedeploy.runtime import Outputs, Session
 from edgedeploy.tensors import Array, Signature, random_input
@@ -124,8 +124,12 @@ class EagerSession:
         signature = self._signatures[graph]
         signature.check(inputs)
         arguments = [torch.from_numpy(inputs[spec.name]) for spec in signature.inputs]
-        with torch.inference_mode():
-            result = self._networks[graph](*arguments)
+        try:
+            with torch.inference_mode():
+                result = self._networks[graph](*arguments)
+        except Exception as error:  # as many kinds as there are layers
+            line = (str(error).strip().splitlines() or [""])[0][:300]
+            raise RunFailed(f"PyTorch failed in graph '{graph}': {type(error).__name__}: {line}") from error
         tensors = (result,) if isinstance(result, torch.Tensor) else tuple(result)
         return {spec.name: t.numpy() for spec, t in zip(signature.outputs, tensors, strict=True)}
 

@@ -23,9 +23,9 @@ from edgedeploy.artifact import Artifact, OutputAgreement
 from edgedeploy.capture import reference_session
 from edgedeploy.compare import agreement
 from edgedeploy.errors import UsageError
-from edgedeploy.exporter import batched
+from edgedeploy.golden import first_row
 from edgedeploy.model import InputShape, Source, load
-from edgedeploy.runtime import Session
+from edgedeploy.runtime import Session, inputs_of
 from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels
 from edgedeploy.tasks.detect import Detections
@@ -103,7 +103,7 @@ def compare(
     task = _detector(artifact)
     match_labels(task.labels, data.labels)  # before any work
     say("loading the checkpoint")
-    model = load(checkpoint, _shape(checkpoint, task))
+    model = load(checkpoint, _shape(checkpoint, task, artifact))
     signature = artifact.signatures["main"]
     reference = Caller(reference_session(model), model.graphs["main"].signature)
     runtime = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)(threads=options.threads)
@@ -144,9 +144,7 @@ class Caller:
 
     def __call__(self, tensors: tuple[Array, ...]) -> list[Array]:
         """The outputs for one prepared sample."""
-        inputs = {spec.name: tensor for spec, tensor in zip(self.signature.inputs, tensors, strict=True)}
-        outputs = self.session.run(batched(self.signature, inputs))
-        return [outputs[spec.name][:1] for spec in self.signature.outputs]
+        return list(first_row(self.session.run(inputs_of(self.signature, tensors)), self.signature).values())
 
 
 def _detector(artifact: Artifact) -> Detect:
@@ -160,9 +158,13 @@ def _detector(artifact: Artifact) -> Detect:
     return task
 
 
-def _shape(checkpoint: str, task: Detect) -> InputShape:
-    """The artifact's own image size: at another one the checkpoint would be another model."""
-    return InputShape() if checkpoint.endswith((".onnx", ".pt2")) else InputShape(size=task.size)
+def _shape(checkpoint: str, task: Detect, artifact: Artifact) -> InputShape:
+    """The artifact's own image size: at another one the checkpoint would be another model. A program cannot change."""
+    if checkpoint.lower().endswith(".pt2"):
+        return InputShape()
+    batch = artifact.signatures["main"].inputs[0].shape[0]
+    fixed = checkpoint.lower().endswith(".onnx") and isinstance(batch, int)
+    return InputShape(batch=int(batch) if fixed else 1, size=task.size)
 
 
 def _agreement(task: Detect, reference: Caller, candidate: Caller, data: DetectionSet) -> tuple[OutputAgreement, ...]:
@@ -171,7 +173,7 @@ def _agreement(task: Detect, reference: Caller, candidate: Caller, data: Detecti
     for sample in data.samples[:AGREEMENT_IMAGES]:
         tensors = task.prepare(read_image(sample.image)).tensors
         wanted, got = (dict(zip(names, call(tensors), strict=True)) for call in (reference, candidate))
-        for one in agreement(wanted, got):
+        for one in agreement(task.comparable(wanted), task.comparable(got)):
             found.setdefault(one.output, []).append(one)
     return tuple(
         OutputAgreement(

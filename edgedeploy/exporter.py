@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from edgedeploy import plugins
 from edgedeploy.artifact import (
@@ -31,24 +30,21 @@ from edgedeploy.artifact import (
     writing,
 )
 from edgedeploy.capture import reference_session
-from edgedeploy.compare import agreement, fingerprint
 from edgedeploy.device import Device
 from edgedeploy.errors import EdgeDeployError, ExportFailed, UsageError
+from edgedeploy.golden import COUNT, Pair, Sample, choose, record
 from edgedeploy.model import InputShape, Model, Source
 from edgedeploy.records import canonical, to_json
 from edgedeploy.runtime import Session
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.raw import Raw
 from edgedeploy.tasks.task import Prepared, Task
-from edgedeploy.tensors import Array, Signature
+from edgedeploy.tensors import Signature, random_input
 
-Sample = Array | tuple[Array, ...]
 Progress = Callable[[str], None]
 
-#: FP32 must reproduce its reference: below this SNR (dB) the export is refused as wrong.
-FP32_SNR = 60.0
-#: Golden vectors per graph, chosen among this many samples as those in which most is found.
-GOLDEN, GOLDEN_AMONG = 2, 16
+#: FP32 must reproduce its reference: below this SNR (dB), or with results further away, the export is refused as wrong.
+FP32_SNR, FP32_DISTANCE = 60.0, 0.05
 #: Packages whose versions go into the manifest and decide whether an old artifact is still true.
 TOOLS = ("edgedeploy", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "ultralytics")
 
@@ -58,12 +54,15 @@ class Evidence:
     """Real inputs for an export: golden vectors come from them and, if ``calibration`` says so, quantisation ranges.
 
     ``samples`` may be lazy: only ``len`` and indexing are used. ``labels`` are the class names of the data set.
+    ``stand_in`` says that the samples are images only for want of better: a model that takes no images gets tensors
+    from a seed instead.
     """
 
     samples: Sequence[Sample]
     origin: str
     calibration: CalibrationRecord | None = None
     labels: tuple[str, ...] = ()
+    stand_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,31 +149,30 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
     """
     started = time.monotonic()
     say = progress or (lambda _: None)
-    exporter, evidence = request.exporter, request.evidence
+    exporter, evidence = request.exporter, _evidence(request.evidence, model)
     if exporter.precision == "int8" and evidence.calibration is None:
         raise UsageError("int8 needs real images to calibrate on: give a data set with --calibrate data.yaml.")
     task: Task[Any] = from_contract(model.task) if model.task is not None else Raw()
     _check_graphs(model)
+    runtime = plugins.find(plugins.RUNTIMES, exporter.runtime)
+    runtime.preload()  # what is missing is said before the work, not after it
     say("running the FP32 reference")
     reference = reference_session(model)
-    chosen = _golden_samples(task, reference, model, evidence.samples)
+    signature = model.graphs["main"].signature
+    chosen = choose(task, reference, signature, evidence.samples)
     calibration = Prepares(task, evidence.samples) if evidence.calibration else ()
     with writing(directory, model.name) as temporary:
         (temporary / "graphs").mkdir()
         written = _write(exporter, Job(model, task, temporary / "graphs", reference, calibration, say))
         say("checking what was written")
-        session = plugins.find(plugins.RUNTIMES, exporter.runtime)().open(
+        session = runtime().open(
             {name: temporary / "graphs" / file for name, file in written.files.items()}, written.signatures
         )
-        golden = tuple(
-            _golden(temporary, f"golden/{i}", _Rung(task, reference, session, signature), sample)
-            for signature in [written.signatures["main"]]
-            for i, sample in enumerate(chosen)
-        )
+        golden = record(temporary, Pair(task, reference, session, written.signatures["main"]), chosen)
         session.close()
         _refuse_wrong(exporter, model, golden)
-        manifest = _manifest(model, request, written, golden, time.monotonic() - started)
-        seal(temporary, manifest)
+        manifest = _manifest(model, request, written, golden)
+        seal(temporary, replace(manifest, golden_origin=evidence.origin, seconds=round(time.monotonic() - started, 3)))
     return Artifact.open(directory / f"{model.name}.edge")
 
 
@@ -204,51 +202,30 @@ class Prepares(Sequence[Prepared]):
         return self._task.prepare(self._samples[index])
 
 
-def feeds(signature: Signature, prepared: Prepared) -> dict[str, Array]:
-    """Prepared tensors under the names of the graph's inputs."""
-    return {spec.name: tensor for spec, tensor in zip(signature.inputs, prepared.tensors, strict=True)}
-
-
-@dataclass(frozen=True)
-class _Rung:
-    task: Task[Any]
-    reference: Session
-    session: Session
-    signature: Signature
+def _evidence(evidence: Evidence, model: Model) -> Evidence:
+    """The evidence, or tensors from a seed where images only stand in for samples and the model takes no images."""
+    if not evidence.stand_in or model.task is not None or "main" not in model.graphs:
+        return evidence
+    specs = model.graphs["main"].signature.inputs
+    sizes = {name: 1 for spec in specs for name in spec.shape if isinstance(name, str)}
+    samples = [
+        tuple(random_input(spec, sizes, seed=COUNT * i + seed) for i, spec in enumerate(specs)) for seed in range(COUNT)
+    ]
+    return replace(evidence, samples=samples, origin=f"{COUNT} random inputs")
 
 
 def _check_graphs(model: Model) -> None:
     if "main" not in model.graphs:
         raise UsageError(f"{model.name} has graphs {', '.join(model.graphs)}; one of them must be called 'main'.")
-    batch = model.graphs["main"].signature.inputs[0].shape[0]
+    signature = model.graphs["main"].signature
+    if not signature.inputs or not signature.outputs:
+        raise UsageError(f"{model.name} has {len(signature.inputs)} inputs and {len(signature.outputs)} outputs.")
+    for spec in (*signature.inputs, *signature.outputs):
+        if not spec.shape:
+            raise UsageError(f"{model.name}: '{spec.name}' is a single number; give it a batch dimension.")
+    batch = signature.inputs[0].shape[0]
     if isinstance(batch, int) and batch < 1:
         raise UsageError(f"{model.name}: a batch of {batch} is no batch.")
-
-
-def batched(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Batch-1 inputs repeated to the batch that a graph of fixed batch takes."""
-    repeated = {}
-    for spec in signature.inputs:
-        array, batch = inputs[spec.name], spec.shape[0] if spec.shape else 1
-        short = isinstance(batch, int) and batch > 1 and array.shape[0] == 1
-        repeated[spec.name] = np.repeat(array, int(batch), axis=0) if short else array
-    return repeated
-
-
-def _golden_samples(task: Task[Any], reference: Session, model: Model, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples in which the reference finds most: agreement on an empty image would prove nothing."""
-    if not len(samples):
-        raise UsageError("an export needs at least one real sample for its golden vectors.")
-    signature = model.graphs["main"].signature
-    among = [samples[i] for i in range(min(GOLDEN_AMONG, len(samples)))]
-    found = []
-    for sample in among:
-        prepared = task.prepare(sample)  # type: ignore[arg-type]
-        outputs = reference.run(batched(signature, feeds(signature, prepared)))
-        result = task.finish([outputs[s.name][:1] for s in signature.outputs], prepared.context)
-        found.append(len(getattr(result, "scores", ())))
-    order = sorted(range(len(among)), key=lambda i: (-min(found[i], 50), i))
-    return [among[i] for i in order[:GOLDEN]]
 
 
 def _write(exporter: Exporter, job: Job) -> Written:
@@ -257,35 +234,16 @@ def _write(exporter: Exporter, job: Job) -> Written:
     except (EdgeDeployError, OSError, MemoryError):
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0][:300]
-        raise ExportFailed(
-            f"{exporter.name} could not export {job.model.name}: {type(error).__name__}: {line}"
-        ) from error
+        raise ExportFailed(f"{exporter.name} could not export {job.model.name}: {_root(error)}") from error
 
 
-def _golden(root: Path, folder: str, rung: _Rung, sample: Sample) -> Golden:
-    (root / folder).mkdir(parents=True)
-    arrays = sample if isinstance(sample, tuple) else (sample,)
-    names = tuple(f"{folder}/sample_{i}.npy" for i in range(len(arrays)))
-    for name, array in zip(names, arrays, strict=True):
-        np.save(root / name, array, allow_pickle=False)
-    prepared = rung.task.prepare(sample)  # type: ignore[arg-type]
-    inputs = batched(rung.signature, feeds(rung.signature, prepared))
-    wanted = {name: values[:1] for name, values in rung.reference.run(inputs).items()}
-    got = {name: values[:1] for name, values in rung.session.run(inputs).items()}
-    files = {name: f"{folder}/{name}.npy" for name in wanted}
-    for name, values in wanted.items():
-        np.save(root / files[name], np.ascontiguousarray(values), allow_pickle=False)
-    order = [spec.name for spec in rung.signature.outputs]
-    finished = [rung.task.finish([outputs[n] for n in order], prepared.context) for outputs in (wanted, got)]
-    return Golden(
-        graph="main",
-        sample=names,
-        prepared=tuple(fingerprint(tensor) for tensor in prepared.tensors),
-        outputs=files,
-        agreement=agreement(wanted, got),
-        distance=rung.task.distance(finished[0], finished[1]),
-    )
+def _root(error: BaseException) -> str:
+    """The first line of what went wrong in the beginning; converters wrap it in advice, some of it in colour."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+    return f"{type(error).__name__}: {plain[:300]}"
 
 
 def _refuse_wrong(exporter: Exporter, model: Model, golden: Sequence[Golden]) -> None:
@@ -296,9 +254,15 @@ def _refuse_wrong(exporter: Exporter, model: Model, golden: Sequence[Golden]) ->
             f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: output '{worst.output}' "
             f"has an SNR of {worst.snr:.0f} dB against the reference (at least {FP32_SNR:.0f} dB expected)."
         )
+    moved = max(g.distance for g in golden)
+    if exporter.precision == "fp32" and moved > FP32_DISTANCE:
+        raise ExportFailed(
+            f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: results move by "
+            f"{moved:.2f} (0 is none, 1 is all; at most {FP32_DISTANCE} expected)."
+        )
 
 
-def _manifest(model: Model, request: Request, written: Written, golden: tuple[Golden, ...], seconds: float) -> Manifest:
+def _manifest(model: Model, request: Request, written: Written, golden: tuple[Golden, ...]) -> Manifest:
     exporter = request.exporter
     options = to_json(exporter)
     return Manifest(
@@ -310,13 +274,13 @@ def _manifest(model: Model, request: Request, written: Written, golden: tuple[Go
         graphs={name: GraphRecord(f"graphs/{file}", written.signatures[name]) for name, file in written.files.items()},
         exporter=ExporterRecord(exporter.name, exporter.runtime, exporter.precision, options, dict(written.decisions)),
         tools=tool_versions(),
-        calibration=request.evidence.calibration,
+        calibration=request.evidence.calibration if exporter.precision == "int8" else None,
         golden=golden,
         golden_origin=request.evidence.origin,
         requires=written.requires,
         device=request.device.name if request.device else None,
         request=request.digest(model.source),
-        seconds=round(seconds, 3),
+        seconds=0.0,
         notes=(*model.notes, *written.notes),
         files={},
     )

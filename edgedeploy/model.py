@@ -11,6 +11,7 @@ import importlib.util
 import json
 import pickletools
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,11 @@ def load(reference: str | Path, shape: InputShape | None = None) -> Model:
         Unavailable: reading this format needs an extra that is not installed.
     """
     source = identify(reference)
-    reader = plugins.find(plugins.CHECKPOINTS, source.format)
+    try:
+        reader = plugins.find(plugins.CHECKPOINTS, source.format)
+    except Unavailable as error:
+        extra = "ultralytics" if source.format == "ultralytics" else "export"
+        raise Unavailable.extra(f"What reads '{reference}' ({error.__cause__ or error})", extra) from error
     return cast(Model, reader(source, shape or InputShape()))
 
 
@@ -95,13 +100,20 @@ def identify(reference: str | Path) -> Source:
         UsageError: missing, damaged, or of no format that can be deployed.
     """
     path = Path(reference)
-    if not path.exists() and re.fullmatch(r"[\w.]+:\w+", str(reference)):
-        return Source(str(reference), "factory", _factory_digest(str(reference)))
-    if not path.is_file():
-        raise UsageError(f"{path} {'is a directory, not a model file' if path.is_dir() else 'does not exist'}.")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        if re.fullmatch(r"[\w.]+:\w+", str(reference)):
+            return Source(str(reference), "factory", _factory_digest(str(reference)))
+        raise UsageError(f"{str(path)[:200]} does not exist.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is {'a directory' if path.is_dir() else 'a device'}, not a model file.")
+    if status.st_size == 0:
         raise UsageError(f"{path} is empty. Copy or download it again.")
-    return Source(str(reference), _format(path), file_digest(path))
+    try:
+        return Source(str(reference), _format(path), file_digest(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def file_digest(path: Path) -> str:
@@ -124,17 +136,19 @@ def pickled_names(path: Path) -> set[str]:
             if archive.getinfo(members[0]).file_size > 256 << 20:
                 raise UsageError(f"{path}: its pickle is larger than 256 MiB, which no checkpoint of a network is.")
             return _globals(archive.read(members[0]))
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError, IndexError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile and pickletools raise a dozen kinds for a damaged file
         raise UsageError(f"{path} is damaged or truncated ({error}). Copy or download it again.") from error
 
 
 def _globals(data: bytes) -> set[str]:
-    """Names of GLOBAL and STACK_GLOBAL; for the latter, the last two strings pushed or recalled from the memo."""
+    """Names of GLOBAL, INST and STACK_GLOBAL; for that, the last two strings pushed or recalled from the memo."""
     found: set[str] = set()
     strings: list[str] = []
     memo: dict[int, str] = {}
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "GLOBAL":
+        if opcode.name in ("GLOBAL", "INST"):
             found.add(str(argument))
         elif opcode.name == "STACK_GLOBAL":
             found.add(" ".join(strings[-2:]))
@@ -178,6 +192,8 @@ def _factory_digest(reference: str) -> str:
         spec = importlib.util.find_spec(module)
     except ImportError as error:
         raise Unavailable(f"'{reference}': the module cannot be imported: {error}.") from error
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"'{reference}' is no module:function ({error}).") from error
     if spec is None or spec.origin is None:
         raise UsageError(f"'{reference}' is neither a file nor an importable module:function.")
     return file_digest(Path(spec.origin)) if Path(spec.origin).is_file() else hashlib.sha256(b"").hexdigest()
@@ -197,7 +213,7 @@ def safetensors_metadata(path: Path) -> Mapping[str, Any]:
             record = json.loads(json.loads(stream.read(length))["__metadata__"]["edgedeploy"])
         if not isinstance(record, dict) or record.get("schema") != 1:
             raise ValueError("schema is not 1")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a checkpoint of this project ({type(error).__name__}: {error}). For bare weights, give a "
             "factory module:function that builds the network and loads them."

@@ -11,7 +11,8 @@ import numpy as np
 
 from edgedeploy.artifact import SUFFIX, Artifact, CalibrationRecord
 from edgedeploy.errors import EdgeDeployError, UsageError, did_you_mean
-from edgedeploy.exporter import Evidence, Progress, Request, Sample, export
+from edgedeploy.exporter import Evidence, Progress, Request, export
+from edgedeploy.golden import Sample
 from edgedeploy.model import Model, identify, load
 from edgedeploy.tasks import contract_of, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels, read_detection_set

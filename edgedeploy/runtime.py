@@ -6,14 +6,26 @@ A runtime module imports numpy and its vendor's library and nothing heavier: it 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import numpy as np
+
 from edgedeploy.tensors import Array, Signature
 
 Outputs = dict[str, Array]
+
+
+def inputs_of(signature: Signature, tensors: Sequence[Array]) -> dict[str, Array]:
+    """Prepared batch-1 tensors under the names of a graph's inputs, repeated to the batch that it is fixed to."""
+    named = {}
+    for spec, tensor in zip(signature.inputs, tensors, strict=True):
+        batch = spec.shape[0] if spec.shape else 1
+        short = isinstance(batch, int) and batch > 1 and tensor.shape[0] == 1
+        named[spec.name] = np.repeat(tensor, int(batch), axis=0) if short else tensor
+    return named
 
 
 class Session(Protocol):

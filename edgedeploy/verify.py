@@ -11,9 +11,9 @@ from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact, Golden
 from edgedeploy.compare import agreement, fingerprint, fingerprints_agree
 from edgedeploy.device import this_machine, unmet
-from edgedeploy.errors import EdgeDeployError, Incompatible
-from edgedeploy.exporter import batched, feeds
-from edgedeploy.runtime import Outputs, Session
+from edgedeploy.errors import EdgeDeployError, Incompatible, RunFailed, UsageError
+from edgedeploy.golden import first_row
+from edgedeploy.runtime import Outputs, Session, inputs_of
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.raw import Raw
 from edgedeploy.tasks.task import Prepared, Task
@@ -85,7 +85,7 @@ def _open(artifact: Artifact) -> Session:
 def _load(artifact: Artifact) -> Rung:
     try:
         session = _open(artifact)
-    except Incompatible as error:
+    except (Incompatible, RunFailed) as error:
         return Rung("load", False, str(error))
     facts = session.facts
     session.close()
@@ -100,21 +100,30 @@ def _golden_rungs(artifact: Artifact, session: Session) -> list[Rung]:
     rungs = [_prepare(golden, prepared)]
     if not rungs[-1].passed:
         return rungs
-    wanted = [{name: artifact.array(file) for name, file in g.outputs.items()} for g in golden]
+    wanted = [_reference(artifact, g) for g in golden]
     try:
         got = [_run(artifact, session, g, p) for g, p in zip(golden, prepared, strict=True)]
     except EdgeDeployError as error:
         return [*rungs, Rung("outputs", False, str(error))]
-    rungs.append(_outputs(golden, wanted, got))
+    sides = [[task.comparable(outputs) for outputs in side] for side in (wanted, got)]
+    rungs.append(_outputs(golden, sides[0], sides[1]))
     if rungs[-1].passed:
         rungs.append(_results(task, golden, prepared, list(zip(wanted, got, strict=True))))
     return rungs
 
 
+def _reference(artifact: Artifact, golden: Golden) -> Outputs:
+    """The stored outputs in the order of the graph; that of a mapping in JSON means nothing."""
+    names = [spec.name for spec in artifact.signatures[golden.graph].outputs]
+    missing = [name for name in names if name not in golden.outputs]
+    if missing:
+        raise UsageError(f"{artifact.path} has no reference for output '{missing[0]}'. Export it again.")
+    return {name: artifact.array(golden.outputs[name]) for name in names}
+
+
 def _run(artifact: Artifact, session: Session, golden: Golden, prepared: Prepared) -> Outputs:
     signature = artifact.signatures[golden.graph]
-    outputs = session.run(batched(signature, feeds(signature, prepared)), golden.graph)
-    return {spec.name: outputs[spec.name][:1] for spec in signature.outputs}
+    return first_row(session.run(inputs_of(signature, prepared.tensors), golden.graph), signature)
 
 
 def _prepare(golden: tuple[Golden, ...], prepared: list[Prepared]) -> Rung:

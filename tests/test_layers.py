@@ -22,6 +22,7 @@ LAYERS = [
     ["model", "tasks", "device"],
     ["artifact", "runtime", "probe"],
     ["archive", "capture", "compare"],
+    ["golden"],
     ["exporter"],
     ["accuracy", "bench", "verify"],
     ["comparison", "verdict"],

@@ -79,8 +79,10 @@ def _print(compared: Compared, drawn: list[Path]) -> None:
     changed = [
         [Path(c.image).name, f"{c.distance:.3f}", f"{c.reference_boxes} -> {c.candidate_boxes}"]
         for c in comparison.changed[: max(3, len(drawn))]
+        if c.distance > 0
     ]
-    print_table("images that changed most (0 is not at all, 1 is all)", ["image", "distance", "objects"], changed)
+    if changed:
+        print_table("images that changed most", ["image", "distance (0 to 1)", "objects"], changed)
     for path in drawn:
         typer.echo(f"drawn: {path}")
     print_notes([*comparison.doubts, *comparison.equivalence.doubts])

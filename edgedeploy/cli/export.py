@@ -85,7 +85,7 @@ def _evidence(data: Path | None, split: str | None, most: int) -> Evidence:
     from edgedeploy.pipeline import evidence_from, read_calibration_set
 
     if data is None:
-        return Evidence(Rendered(count=4), "4 synthetic aerial scenes")
+        return Evidence(Rendered(count=4), "4 synthetic aerial scenes", stand_in=True)
     return evidence_from(read_calibration_set(data, split), most)
 
 
@@ -110,10 +110,15 @@ def _about(evidence: Evidence, request: Request, artifact: Artifact) -> list[str
     notes = []
     record = evidence.calibration
     if record is None:
-        notes.append(f"golden vectors are {evidence.origin}: give --calibrate to check on images of your own")
+        origin = artifact.manifest.golden_origin
+        advice = "give --calibrate to check on images of your own" if artifact.manifest.task else "not on real data"
+        notes.append(f"golden vectors are {origin}: {advice}")
     elif record.classes_seen is not None and record.classes is not None and record.classes_seen < record.classes:
         notes.append(f"the calibration images show {record.classes_seen} of {record.classes} classes")
     if request.device is not None:
+        preferred = request.device.precision
+        if record is None and preferred == "int8" and request.exporter.precision != "int8":
+            notes.append(f"{request.device.name} prefers int8, which needs images: give --calibrate data.yaml")
         notes += [str(reason) for reason in unmet(artifact.manifest.requires, request.device)]
         notes += list(request.device.notes) if request.exporter.name == request.device.backend else []
     return notes

@@ -1,16 +1,10 @@
-"""A torch ``ExportedProgram`` (.pt2), checked before torch reads it.
-
-``torch.export.load`` is no safe reader: it evaluates symbolic expressions and looks functions up by name. So the file's
-JSON is examined first: operators must be of torch's operator library, expressions must be arithmetic over dimensions,
-and pickles are read by the restricted unpickler only.
-"""
+"""A torch ``ExportedProgram`` (.pt2), examined before torch reads it: see `edgedeploy.models.program_file`."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import re
-import zipfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,18 +12,10 @@ from typing import Any
 
 import torch
 
-from edgedeploy.errors import Untrusted, UsageError
+from edgedeploy.errors import UsageError
 from edgedeploy.model import Graph, InputShape, Model, Source
+from edgedeploy.models.program_file import vetted
 from edgedeploy.tensors import Signature, TensorSpec
-
-_OPERATOR = re.compile(
-    r"(torch\.ops\.(aten|prims|quantized_decomposed|torchao|higher_order)|_operator|math)\.[\w.]+|torch\.sym_\w+"
-)
-_EXPRESSION = re.compile(
-    r"(?:[su]\d+|\d+|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|TruncToInt|IntTrueDiv|oo|-oo|int_oo"
-    r"|[\s()+\-*/,<>=&|])*"
-)
-_LIMIT = 256 << 20
 
 
 def load(source: Source, shape: InputShape) -> Model:
@@ -40,60 +26,34 @@ def load(source: Source, shape: InputShape) -> Model:
         UsageError: damaged, or asked for shapes that are not its own.
     """
     path = Path(source.reference)
-    _examine(path)
+    archive = vetted(path)
     try:
-        with _weights_only():
-            program = torch.export.load(path)
+        with _restricted():
+            program = torch.export.load(archive)
+        signature = _signature(path, program)
+    except UsageError:
+        raise
     except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise UsageError(f"{path} cannot be read as an exported program ({str(error)[:160]}).") from error
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UsageError(f"{path} cannot be read as an exported program ({line}).") from error
     if shape.size or shape.dynamic or shape.batch != 1:
         raise UsageError(f"{path} has the shapes it was exported with; export it again for other ones.")
-    return Model(source.name, {"main": Graph(program, _signature(path, program))}, source)
-
-
-def _examine(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if info.filename.endswith(".json"):
-                    if info.file_size > _LIMIT:
-                        raise Untrusted(f"{path}: {info.filename} unpacks to {info.file_size} bytes. Do not use it.")
-                    _examine_json(path, json.loads(archive.read(info)))
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is damaged or truncated ({error}). Copy or export it again.") from error
-
-
-def _examine_json(path: Path, data: object) -> None:
-    for key, text in _strings(data):
-        allowed = _OPERATOR if key == "target" else _EXPRESSION if key == "expr_str" else None
-        if allowed is not None and allowed.fullmatch(text) is None:
-            raise Untrusted(f"{path} names {text[:80]!r}, which no exported program needs. Do not use it.")
-
-
-def _strings(data: object) -> Iterator[tuple[str, str]]:
-    """Every string under a key, with that key; ``target`` only where it names an operator (a node has ``inputs``)."""
-    stack = [data]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            for key, value in item.items():
-                if isinstance(value, str) and (key != "target" or "inputs" in item):
-                    yield key, value
-                else:
-                    stack.append(value)
-        elif isinstance(item, list):
-            stack.extend(item)
+    return Model(source.name, {"main": Graph(program, signature)}, source)
 
 
 @contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make every ``torch.load`` inside the restricted one, whatever its caller asked for."""
+def _restricted() -> Iterator[None]:
+    """Make every ``torch.load`` inside the restricted one, whatever its caller asked for, and keep its warnings off."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
+    before, level = os.environ.get(name), logging.root.manager.disable
     os.environ[name] = "1"
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
+        logging.disable(level)
         if before is None:
             del os.environ[name]
         else:
@@ -104,9 +64,26 @@ def _signature(path: Path, program: torch.export.ExportedProgram) -> Signature:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     inputs = tuple(_spec(name, values[name]) for name in program.graph_signature.user_inputs if isinstance(name, str))
     outputs = tuple(_spec(name, values[name]) for name in program.graph_signature.user_outputs if isinstance(name, str))
-    if program.graph_signature.buffers_to_mutate:
+    if program.graph_signature.buffers_to_mutate or _writes_buffers(program):
         raise UsageError(f"{path} carries state in buffers; give the model as a factory module:function instead.")
     return Signature(inputs, outputs)
+
+
+def _writes_buffers(program: torch.export.ExportedProgram) -> bool:
+    """Whether a node changes a buffer, or a view of one, in place; the signature tells only after decomposition."""
+    buffers = program.graph_signature.inputs_to_buffers
+    views: set[torch.fx.Node] = set()
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in buffers:
+            views.add(node)
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not node.args or node.args[0] not in views:
+            continue
+        if schema.is_mutable:
+            return True
+        if any(value.alias_info is not None for value in schema.returns):
+            views.add(node)
+    return False
 
 
 def _spec(name: str, value: Any) -> TensorSpec:

@@ -42,9 +42,10 @@ def load(source: Source, shape: InputShape) -> Model:
         }
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise UsageError(f"{path} does not hold the weights of its architecture ({str(error)[:200]}).") from error
+        line = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} does not hold the weights of its architecture ({line}).") from error
     network.eval().requires_grad_(False)
-    task = from_contract(record["task"])
+    task = from_contract(record.get("task", {}))
     if not isinstance(task, Detect):
         raise UsageError(f"{path}: the task '{task.kind}' cannot be exported yet; only 'detect' can.")
     if shape.size:
@@ -73,12 +74,12 @@ def save(path: Path, network: torch.nn.Module, record: Mapping[str, Any]) -> Non
 
 def _build(path: Path, record: Mapping[str, Any]) -> torch.nn.Module:
     name, options = record.get("architecture"), record.get("options", {})
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UsageError(f"{path} is of the unknown architecture '{name}'.{did_you_mean(str(name), ARCHITECTURES)}")
     module, _, attribute = ARCHITECTURES[name].partition(":")
     try:
         network = getattr(importlib.import_module(module), attribute)(**options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a constructor makes of numbers that it was not written for
         raise UsageError(f"{path}: the options of its architecture '{name}' are wrong ({error}).") from error
     assert isinstance(network, torch.nn.Module)
     return network

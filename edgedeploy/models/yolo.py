@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pickle
+import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +30,12 @@ _LAYERS = ("block", "conv", "head", "transformer", "activation", "utils")
 _EXCLUDED = {"TorchVision"}
 #: Names that torch itself has given up; making a shell of one warns.
 _OLD = {"Container", "NLLLoss2d"}
+#: What torch's restricted unpickler takes by itself: tensors and plain containers.
+_PLAIN = re.compile(
+    r"torch (?:\w+Storage|Size|Tensor|device|bool|half|double|u?int\d+|b?float\d+|complex\d+)"
+    r"|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_\w+|torch\.(?:nn\.parameter Parameter|storage \w+Storage)"
+    r"|collections (?:OrderedDict|Counter)|(?:__builtin__|builtins) (?:set|frozenset|bytearray|complex)|_codecs encode"
+)
 #: Where names of older releases have gone: old name -> (module, attribute) today.
 _RENAMED = {
     "ultralytics.nn.modules.block.Silence": ("torch.nn", "Identity"),
@@ -48,6 +56,15 @@ def load(source: Source, shape: InputShape) -> Model:
     """
     path = Path(source.reference)
     checkpoint = _read(path)
+    try:
+        return _model(path, source, shape, checkpoint)
+    except EdgeDeployError:
+        raise
+    except Exception as error:  # a network filled with the wrong things fails in as many ways as it has layers
+        raise UsageError(f"{path} is damaged: its network does not run ({_line(error)}). Copy it again.") from error
+
+
+def _model(path: Path, source: Source, shape: InputShape, checkpoint: dict[str, Any]) -> Model:
     network = _network(path, checkpoint)
     head = network.model[-1]
     strides = tuple(int(s) for s in head.stride)
@@ -77,13 +94,14 @@ def _read(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise Unavailable.extra(f"ultralytics, which defines the network in {path.name},", "ultralytics") from error
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except EdgeDeployError:
-        raise
+    except Untrusted as error:
+        raise Untrusted(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise _refused(path, allowed) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
         raise UsageError(f"{path} is damaged or truncated ({_line(error)}). Copy or download it again.") from error
     if not isinstance(checkpoint, dict):
         raise UsageError(f"{path} holds no checkpoint dictionary. Save it with Ultralytics' trainer.")
@@ -105,6 +123,8 @@ def _network(path: Path, checkpoint: dict[str, Any]) -> Any:
     head = detector.model[-1]
     if not hasattr(head, "stride") or not hasattr(head, "nc") or not isinstance(detector.names, dict):
         raise UsageError(f"{path}: its last layer, {type(head).__name__}, is not a detection head.")
+    if getattr(head, "one2one_cv2", None) is not None:
+        head.end2end = True  # fusing drops the other branch; which one is the default has changed between releases
     return detector.fuse(verbose=False)
 
 
@@ -163,11 +183,10 @@ def _allowed() -> Iterator[tuple[Any, str]]:
 def _refused(path: Path, allowed: list[Any]) -> EdgeDeployError:
     """The sentence for a pickle that was refused: what it names beyond the allow-list."""
     known = {name for _, name in allowed}
-    plain = ("torch._utils ", "torch._tensor ", "torch ", "collections OrderedDict", "__builtin__ set", "builtins ")
     foreign = sorted(
         name.replace(" ", ".")
         for name in pickled_names(path)
-        if name.replace(" ", ".") not in known and (not name.startswith(plain) or name in _DANGEROUS)
+        if name.replace(" ", ".") not in known and _PLAIN.fullmatch(name) is None
     )
     if not foreign:
         return UsageError(f"{path} is damaged: its pickle cannot be read. Copy or download it again.")
@@ -175,9 +194,6 @@ def _refused(path: Path, allowed: list[Any]) -> EdgeDeployError:
         f"{path} names {', '.join(foreign[:3])}, which no detection network needs; nothing of it was run. If you trust "
         "its author, load it in their code and save it again with Ultralytics, or give a factory module:function."
     )
-
-
-_DANGEROUS = {f"builtins {name}" for name in ("eval", "exec", "getattr", "open", "compile", "__import__")}
 
 
 def _line(error: BaseException) -> str:

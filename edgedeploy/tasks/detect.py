@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -161,6 +161,15 @@ class Detect(Task[Detections]):
         # A broken graph's numbers may overflow; they are counted, and need no warnings besides.
         with np.errstate(over="ignore", invalid="ignore"):
             return self._found(output, context)
+
+    def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Task.comparable`: of a graph that gives finished detections, only their scores.
+
+        Its rows are sorted by score, and change places over a rounding error; boxes are compared as results.
+        """
+        if self.head != "end2end" and self.nms != "graph":
+            return dict(outputs)
+        return {name: v[..., 4] if v.ndim == 3 and v.shape[-1] == 6 else v for name, v in outputs.items()}
 
     def distance(self, reference: Detections, result: Detections) -> float:
         """How far two results for the same image are apart: 0 for the same, 1 for nothing in common.

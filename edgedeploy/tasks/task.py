@@ -7,7 +7,7 @@ does to an image exactly what was done to it in training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -41,6 +41,10 @@ class Task(ABC, Generic[Result]):
     @abstractmethod
     def finish(self, outputs: Sequence[Array], context: Any) -> Result:
         """The result for one sample from the graph's outputs in graph order (batch 1)."""
+
+    def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of a graph in a form in which a small error makes a small difference; here as they are."""
+        return dict(outputs)
 
     @abstractmethod
     def distance(self, reference: Result, result: Result) -> float:

@@ -7,17 +7,20 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from edgedeploy.capture import to_onnx
 from edgedeploy.device import Device, this_machine
 from edgedeploy.errors import Unavailable, UsageError, did_you_mean
 from edgedeploy.exporter import Exporter, Job, Written
+from edgedeploy.records import from_json, to_json
 
 __all__ = ["OnnxRuntime"]
 
 #: First ONNX Runtime that reads the ONNX IR version (1.18: IR 10).
 MINIMUM = {8: "1.14", 9: "1.16", 10: "1.18", 11: "1.21", 12: "1.22", 13: "1.23"}
+#: Opsets that torch writes (below 18 only for some models) and ONNX Runtime reads; its quantiser takes fewer.
+MIN_OPSET, MAX_OPSET, QUANTIZER_OPSET = 16, 26, 20
 #: Below so many calibration images the ranges are luck.
 ENOUGH_IMAGES = 100
 
@@ -40,11 +43,20 @@ class OnnxRuntime(Exporter):
     runtime: ClassVar[str] = "onnxruntime"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
     opset: int = 18
-    activations: str = "uint8"
+    activations: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
-    calibration: str = "minmax"
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
     keep_float: tuple[str, ...] = ()
     limit: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Refuse an opset that cannot be written and a limit that is no distance."""
+        super().__post_init__()
+        most = QUANTIZER_OPSET if self.precision == "int8" else MAX_OPSET
+        if not MIN_OPSET <= self.opset <= most:
+            raise UsageError(f"opset {self.opset} cannot be written in {self.precision}: give {MIN_OPSET} to {most}.")
+        if not 0 <= self.limit <= 1:
+            raise UsageError(f"limit {self.limit} is no distance: give a number from 0 to 1.")
 
     @classmethod
     def for_device(cls, device: Device | None, precision: str, options: Mapping[str, Any]) -> OnnxRuntime:
@@ -56,17 +68,20 @@ class OnnxRuntime(Exporter):
         board = device or this_machine()
         defaults = {"activations": board.int8.activations, "reduce_range": board.int8.activations == "uint8"}
         defaults["reduce_range"] = defaults["reduce_range"] and board.int8.dot_product is False
-        return cls(**{"precision": precision, **defaults, **options})
+        if isinstance(options.get("keep_float"), str):
+            options = {**options, "keep_float": [options["keep_float"]]}
+        values = {"precision": precision, **defaults, **options}
+        return from_json(cls, to_json(values), "Options of the onnxruntime exporter")
 
     def write(self, job: Job) -> Written:
         """See `Exporter.write`."""
-        if self.precision == "int8" and self.opset > 20:
-            raise UsageError(f"ONNX Runtime's quantiser takes opset 20 at most, not {self.opset}.")
         files, decisions, notes, versions = {}, {}, [], []
         for name, graph in job.model.graphs.items():
             job.progress(f"capturing graph '{name}'")
             target = job.directory / f"{name}.onnx"
             to_onnx(graph, target, self.opset, job.model.task)
+            if not isinstance(graph.network, Path):
+                self._check_opset(target)
             if self.precision == "fp16":
                 job.progress("converting to fp16")
                 _halve(target)
@@ -76,13 +91,26 @@ class OnnxRuntime(Exporter):
                 notes += said
             files[name] = target.name
             versions.append(_ir_version(target))
-        minimum = MINIMUM.get(max(versions), MINIMUM[max(MINIMUM)])
+        minimum = next((MINIMUM[known] for known in sorted(MINIMUM) if known >= max(versions)), MINIMUM[max(MINIMUM)])
         signatures = {name: graph.signature for name, graph in job.model.graphs.items()}
         return Written(files, signatures, (f"onnxruntime>={minimum}",), decisions, tuple(notes))
 
+    def _check_opset(self, path: Path) -> None:
+        """Torch converts to an older opset where it can, and says nothing where it cannot."""
+        import onnx
+
+        found = {o.domain: o.version for o in onnx.load(path, load_external_data=False).opset_import}.get("")
+        if found != self.opset:
+            raise UsageError(
+                f"torch cannot write this model in opset {self.opset}, only in {found}: add opset={found}."
+            )
+
     def _quantize(self, job: Job, name: str, path: Path) -> tuple[dict[str, Any], list[str]]:
         """Replace the float graph at ``path`` by its int8 form; what was decided, and what the user should know."""
-        from edgedeploy_onnxruntime.quantize import Quantizer, Scheme, working_directory
+        try:
+            from edgedeploy_onnxruntime.quantize import Quantizer, Scheme, working_directory
+        except ImportError as error:
+            raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
 
         scheme = Scheme(self.activations, self.reduce_range, self.calibration, self.limit)
         with working_directory() as work:

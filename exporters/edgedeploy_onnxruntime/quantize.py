@@ -19,7 +19,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgedeploy.capture import module_path
 from edgedeploy.errors import ExportFailed, UsageError
-from edgedeploy.exporter import batched, feeds
+from edgedeploy.runtime import inputs_of
 from edgedeploy.tasks.task import Prepared, Task
 from edgedeploy.tensors import Array, Signature
 from edgedeploy_onnxruntime.search import Found, between_weights, keep_in_float
@@ -174,7 +174,7 @@ class Quantizer:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         results = []
         for prepared in samples:
-            outputs = session.run(None, batched(self._signature, feeds(self._signature, prepared)))
+            outputs = session.run(None, inputs_of(self._signature, prepared.tensors))
             results.append(task.finish([o[:1] for o in outputs], prepared.context))
         return results
 
@@ -187,7 +187,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Prepared samples one by one, as ONNX Runtime's calibrator asks for them."""
 
     def __init__(self, signature: Signature, samples: Sequence[Prepared], chosen: Sequence[int]) -> None:
-        self._feeds: Iterator[Mapping[str, Array]] = (batched(signature, feeds(signature, samples[i])) for i in chosen)
+        self._feeds: Iterator[Mapping[str, Array]] = (inputs_of(signature, samples[i].tensors) for i in chosen)
 
     def get_next(self) -> Mapping[str, Array] | None:
         return next(self._feeds, None)
