@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class Options:
     seed: int = 0
     max_detections: int = 300
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a margin that nothing could lie within, before it takes time."""
+        if not (math.isfinite(self.margin) and self.margin > 0):
+            raise UsageError(f"The margin of a comparison has to be a positive number, not {self.margin:g}.")
 
 
 @dataclass(frozen=True)

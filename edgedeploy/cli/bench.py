@@ -11,6 +11,7 @@ from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, 
 
 if TYPE_CHECKING:
     from edgedeploy.bench.measurement import Measurement
+    from edgedeploy.device import Device
     from edgedeploy.verdict import Budget, Verdict
 
 
@@ -37,6 +38,7 @@ def bench(
     from edgedeploy.bench.earlier import append, log_path, read
     from edgedeploy.bench.run import BenchOptions, Progress
     from edgedeploy.bench.run import bench as run
+    from edgedeploy.device import load
     from edgedeploy.units import parse
     from edgedeploy.verdict import judge
 
@@ -51,6 +53,7 @@ def bench(
         samples=None if samples is None else str(samples),
     )
     budget = _budget(max_latency, min_fps, max_memory, percentile)
+    profile = None if device is None else load(device)  # refused before it takes time
     with progress() as say:
 
         def follow(step: Progress) -> None:
@@ -63,8 +66,8 @@ def bench(
     if record:
         append(log, measurement)
     verdicts = [] if budget is None else [judge(measurement, budget)]
-    if device is not None:
-        verdicts.append(_fit(measurement, bundle, device))
+    if profile is not None:
+        verdicts.append(_fit(measurement, bundle, profile))
     if as_json:
         from edgedeploy.report.measurement import summary
 
@@ -89,12 +92,11 @@ def _budget(latency: str | None, fps: float | None, memory: str | None, percenti
     )
 
 
-def _fit(measurement: Measurement, bundle: Path, name: str) -> Verdict:
+def _fit(measurement: Measurement, bundle: Path, device: Device) -> Verdict:
     from edgedeploy.archive import open_artifact
-    from edgedeploy.device import load
     from edgedeploy.verdict import judge_fit
 
-    return judge_fit(measurement, open_artifact(bundle).manifest.requires, load(name))
+    return judge_fit(measurement, open_artifact(bundle).manifest.requires, device)
 
 
 def _print(measurement: Measurement, doubts: tuple[str, ...], verdicts: list[Verdict], log: Path | None) -> None:

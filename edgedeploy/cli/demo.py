@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
+from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress, writable
 
 if TYPE_CHECKING:
     from edgedeploy.demo.run import Shown
@@ -24,13 +24,15 @@ def demo(
     from edgedeploy.demo.run import prepare, run
     from edgedeploy.units import parse
 
+    seconds = parse(duration, "s")  # refused before any work
     with progress() as say:
-        checkpoint, data = prepare(output, scenes, say)
-        shown = None if data_only else run(checkpoint, data, output, parse(duration, "s"), say)
-    if shown is None:
+        with writable(output):
+            checkpoint, data = prepare(output, scenes, say)
+        shown = None if data_only else run(checkpoint, data, output, seconds, say)
+    if as_json:
+        print_json(shown or {"checkpoint": checkpoint, "data": data})
+    elif shown is None:
         typer.echo(f"{checkpoint}\n{data}")
-    elif as_json:
-        print_json(shown)
     else:
         _print(shown)
 

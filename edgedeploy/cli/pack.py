@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli.terminal import Json, print_json
+from edgedeploy.cli.terminal import Json, print_json, writable
 
 
 def pack(
@@ -23,7 +23,10 @@ def pack(
     from edgedeploy.units import show
 
     artifact = Artifact.open(bundle)
-    target = write(artifact, output or bundle.with_name(bundle.name + ".zip"))
+    target = output or bundle.with_name(bundle.name + ".zip")
+    with writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(artifact, target)
     if as_json:
         print_json({"path": target, "bytes": target.stat().st_size, "digest": artifact.digest})
     else:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,19 @@ def progress() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as status:
         yield status.update
+
+
+@contextmanager
+def writable(place: Path) -> Iterator[None]:
+    """Say that ``place`` cannot be written, and why, where the system refuses it inside the block.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{place} cannot be written: {error.strerror or error}.") from error
 
 
 def print_json(record: object) -> None:

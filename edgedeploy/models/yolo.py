@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +32,8 @@ from edgedeploy.tensors import Signature, TensorSpec
 _LAYERS = ("block", "conv", "head", "transformer", "activation", "utils")
 #: Layers that reach outside by being built, even empty.
 _EXCLUDED = {"TorchVision"}
+#: What importing ultralytics replaces, and what is put back.
+_REPLACED = (("torch", "save"), ("PIL.Image", "open"), ("cv2", "imread"), ("cv2", "imwrite"), ("cv2", "imshow"))
 #: Names that torch itself has given up; making a shell of one warns.
 _OLD = {"Container", "NLLLoss2d"}
 #: What torch's restricted unpickler takes by itself: tensors and plain containers.
@@ -90,7 +96,8 @@ def _model(path: Path, source: Source, shape: InputShape, checkpoint: dict[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        allowed: list[Any] = list(_allowed())
+        with _quietly():
+            allowed: list[Any] = list(_allowed())
     except ImportError as error:
         raise Unavailable.extra(f"ultralytics, which defines the network in {path.name},", "ultralytics") from error
     try:
@@ -106,6 +113,31 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UsageError(f"{path} holds no checkpoint dictionary. Save it with Ultralytics' trainer.")
     return checkpoint
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Import ultralytics without what it does to everybody else in the process.
+
+    It greets on standard output, where results go; replaces functions of torch, Pillow and OpenCV by its own, one of
+    which installs packages; and sets the OpenMP threads of every child process.
+    """
+    if "ultralytics" in sys.modules:  # the user's own import: as they had it
+        yield
+        return
+    modules = {name: importlib.import_module(name) for name in ("torch", "PIL.Image", "cv2") if find_spec(name)}
+    before = [(modules[m], name, getattr(modules[m], name)) for m, name in _REPLACED if m in modules]
+    threads, environment = (modules["cv2"].getNumThreads() if "cv2" in modules else None), dict(os.environ)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
+        if threads is not None:
+            modules["cv2"].setNumThreads(threads)
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
 
 
 def _network(path: Path, checkpoint: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedeploy.errors import Unavailable
+from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.tasks.detect import VISIBLE, Detections
 from edgedeploy.tasks.image import read_image
 
@@ -35,7 +35,7 @@ def side_by_side(
         confidence: lower scores are not drawn.
 
     Raises:
-        UsageError: the image cannot be read.
+        UsageError: the image cannot be read, or the picture not written.
         Unavailable: Pillow is not installed.
     """
     try:
@@ -51,8 +51,11 @@ def side_by_side(
         left = i * (small.width + GAP)
         sheet.paste(_drawn(small, found, labels, scale, confidence), (left, CAPTION))
         _write(sheet, (left + 4, 3), f"{caption}: {int((found.scores >= confidence).sum())} objects")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
 
 

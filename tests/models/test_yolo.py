@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -15,10 +16,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("ultralytics")
 
-from ultralytics.nn import tasks as networks  # noqa: E402
-from ultralytics.nn.modules import conv  # noqa: E402
+from edgedeploy.models import yolo  # noqa: E402
+
+with yolo._quietly():  # or every test after this one would run with Pillow and OpenCV replaced
+    pytest.importorskip("ultralytics")
+    from ultralytics.nn import tasks as networks
+    from ultralytics.nn.modules import conv
 
 from edgedeploy import plugins  # noqa: E402
 from edgedeploy.demo.scenes import Rendered  # noqa: E402
@@ -401,3 +405,16 @@ def test_a_checkpoint_names_only_what_is_allowed(small: Path) -> None:
     ours = {name.replace(" ", ".") for name in pickled_names(small)}
     assert {name for name in ours if name.startswith("ultralytics.")} <= allowed.keys()
     assert all(isinstance(thing, type) for thing in allowed.values())
+
+
+def test_loading_leaves_the_process_as_it_was(shared: Path) -> None:
+    code = f"""
+import os, sys, torch, PIL.Image, cv2
+from edgedeploy.model import load
+before = (torch.save, PIL.Image.open, cv2.imread, cv2.imwrite, cv2.getNumThreads(), dict(os.environ))
+load({str(shared / "weights" / "yolov8n.pt")!r})
+assert "ultralytics" in sys.modules
+assert before == (torch.save, PIL.Image.open, cv2.imread, cv2.imwrite, cv2.getNumThreads(), dict(os.environ))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
