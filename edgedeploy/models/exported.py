@@ -30,6 +30,7 @@ def load(source: Source, shape: InputShape) -> Model:
     try:
         with _restricted():
             program = torch.export.load(archive)
+            program.module()  # a damaged tree of calls shows only here
         signature = _signature(path, program)
     except UsageError:
         raise
