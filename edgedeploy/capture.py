@@ -33,7 +33,8 @@ MAX_BATCH, MAX_STRIDES = 1024, 512
 def to_onnx(graph: Graph, target: Path, opset: int, task: Mapping[str, Any] | None = None) -> None:
     """Write the graph as one ONNX file that carries its ``task`` contract; an ONNX graph is passed through.
 
-    Nodes keep the path of the PyTorch module they came from (`module_path`), and nothing else of the source.
+    Every node gets a name, which converters take for granted, and keeps the path of the PyTorch module it came from
+    (`module_path`), and nothing else of the source.
 
     Raises:
         Unavailable: torch, onnx or onnxscript is not installed.
@@ -49,6 +50,10 @@ def to_onnx(graph: Graph, target: Path, opset: int, task: Mapping[str, Any] | No
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
         node.doc_string = ""
+    taken = {node.name for node in proto.graph.node}
+    for i, node in enumerate(proto.graph.node):
+        if not node.name:
+            node.name = next(n for n in (f"{node.op_type}_{i}", f"{node.op_type}_{i}_unnamed") if n not in taken)
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
     others = [p for p in proto.metadata_props if p.key != TASK_KEY]

@@ -10,6 +10,9 @@ import typer
 from edgedeploy.cli import bench, compare, demo, devices, doctor, export, pack, verify
 from edgedeploy.errors import EdgeDeployError
 
+#: Exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="edgedeploy",
     help="A trained model in; an artifact for a named device out, with measured latency, memory and accuracy.",
@@ -50,9 +53,9 @@ def main() -> None:
     except EdgeDeployError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing half-written is left, and the same command goes on where it can.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe went away, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has made this of the interrupt already
+            typer.echo("stopped; nothing half-written is left, and the same command goes on where it can.", err=True)
+        elif isinstance(ended.__context__, BrokenPipeError):  # the reader of a pipe went away, as `head` does
+            sys.exit(0)
+        raise

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: The equivalence margin where the user states none: one point of AP50-95.
 MARGIN = 0.01
+#: An image whose detections moved by less, which prints as 0.000, did not change.
+MOVED = 0.0005
 
 
 def compare(
@@ -58,7 +60,7 @@ def _draw(compared: Compared, folder: Path, most: int) -> list[Path]:
     index = {str(sample.image): i for i, sample in enumerate(compared.data.samples)}
     drawn = []
     for rank, changed in enumerate(compared.comparison.changed[:most], start=1):
-        if changed.distance == 0:
+        if changed.distance < MOVED:
             break
         i = index[changed.image]
         panels = [("FP32 checkpoint", compared.reference[i]), ("artifact", compared.candidate[i])]
@@ -79,7 +81,7 @@ def _print(compared: Compared, drawn: list[Path]) -> None:
     changed = [
         [Path(c.image).name, f"{c.distance:.3f}", f"{c.reference_boxes} -> {c.candidate_boxes}"]
         for c in comparison.changed[: max(3, len(drawn))]
-        if c.distance > 0
+        if c.distance >= MOVED
     ]
     if changed:
         print_table("images that changed most", ["image", "distance (0 to 1)", "objects"], changed)

@@ -194,18 +194,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _prepare(source: Path, target: Path) -> None:
-    """Shapes for every tensor and a name for every node; BatchNorm folded where an exporter left it in."""
-    proto = onnx.load(source)
-    taken = {node.name for node in proto.graph.node}
-    for i, node in enumerate(proto.graph.node):
-        if not node.name:
-            node.name = next(n for n in (f"{node.op_type}_{i}", f"{node.op_type}_{i}_unnamed") if n not in taken)
-    named = target.with_name("named.onnx")
-    onnx.save(proto, named)
-    folded = not any(node.op_type == "BatchNormalization" for node in proto.graph.node)
+    """Shapes for every tensor; BatchNorm folded where an exporter left it in."""
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    folded = not any(node.op_type == "BatchNormalization" for node in nodes)
     with _quiet():
-        quant_pre_process(named, target, skip_optimization=folded, skip_symbolic_shape=True)
-    named.unlink()
+        quant_pre_process(source, target, skip_optimization=folded, skip_symbolic_shape=True)
 
 
 def _consumers(graph: Any) -> dict[str, list[str]]:
