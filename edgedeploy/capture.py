@@ -66,6 +66,10 @@ def to_onnx(graph: Graph, target: Path, opset: int, task: Mapping[str, Any] | No
 
 def _captured(graph: Graph, opset: int) -> Any:
     torch = _torch()
+    try:
+        import onnxscript  # noqa: F401  - torch would fail in the middle, and not say what to do
+    except ImportError as error:
+        raise Unavailable.extra("onnxscript, with which torch writes ONNX,", "export") from error
     signature = graph.signature
     with _quiet():
         program = torch.onnx.export(

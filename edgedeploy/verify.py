@@ -55,6 +55,7 @@ def verify(path: str | Path) -> Verification:
         Unavailable: its runtime is not installed.
     """
     artifact = open_artifact(path)
+    plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime).preload()
     rungs = [Rung("files", True, f"{len(artifact.manifest.files)} files are as they were written")]
     for check in (_requires, _load):
         rungs.append(check(artifact))

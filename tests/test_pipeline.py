@@ -263,7 +263,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("taken", [0, 300, 600, 1020], ids=["golden", "late", "graph", "everything"])
+@pytest.mark.parametrize("taken", [128, 600, 1020], ids=["golden", "graph", "everything"])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(taken: int, tiny_disk: Path) -> None:
     (tiny_disk / "other").write_bytes(bytes(taken << 10))
     with pytest.raises(EdgeDeployError, match=r"is full; nothing was written\. Free some space") as caught:
@@ -307,7 +307,7 @@ def test_images_are_spread_over_the_data_set(scenes: Path) -> None:
     chosen = [data.samples[i] for i in (0, 5, 10, 15)]
     expected = Images([s.image for s in chosen])
     for got, wanted in zip(evidence.samples, expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got, wanted)
     assert evidence.calibration.classes_seen == len({int(c) for s in chosen for c in s.classes})
 
 

@@ -23,9 +23,9 @@ class Earlier:
 
 
 def log_path(bundle: Path) -> Path:
-    """``DIR/NAME.bench.jsonl`` for ``DIR/NAME.edge``."""
+    """``DIR/NAME.bench.jsonl`` for ``DIR/NAME.edge`` and for its archive."""
     bundle = Path(bundle)
-    return bundle.with_name(f"{bundle.name.removesuffix('.edge')}.bench.jsonl")
+    return bundle.with_name(f"{bundle.name.removesuffix('.zip').removesuffix('.edge')}.bench.jsonl")
 
 
 def append(path: Path, measurement: Measurement) -> None:

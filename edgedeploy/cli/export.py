@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from edgedeploy.device import Device
     from edgedeploy.exporter import Evidence, Request
 
+#: Modules kept in float that are listed; the manifest has all of them.
+MOST_SHOWN = 10
+
 
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A .pt, .safetensors, .onnx or .pt2 file, or module:function.")],
@@ -142,11 +145,12 @@ def _print(artifact: Artifact, reused: bool) -> None:
     ]
     for graph, decided in manifest.exporter.decisions.items():
         kept = decided["kept_in_float"]
+        shown = [*kept[:MOST_SHOWN], f"{len(kept) - MOST_SHOWN} more"] if len(kept) > MOST_SHOWN else kept
         rows.append(
             [
                 f"int8 '{graph}'" if len(manifest.graphs) > 1 else "int8",
                 f"{decided['quantized_nodes']} of {decided['candidate_nodes']} nodes; "
-                f"in float: {', '.join(kept) or 'none'}; "
+                f"in float: {', '.join(shown) or 'none'}; "
                 f"all quantised would move results by {decided['distance_all_quantized']:.3f}",
             ]
         )

@@ -151,7 +151,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.") from None
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise UsageError(f"{path} is not an image that can be read ({error}).") from error
+        raise UsageError(f"{path} is not an image that can be read.") from error
     if truncated:
         raise UsageError(f"{path} is a truncated image: its end is missing. Copy it again.")
     return (width, height) if orientation in _ROTATED else (height, width)

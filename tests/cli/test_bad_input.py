@@ -261,7 +261,7 @@ def test_a_bundle_that_is_none(cli: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["bench", pytest.param("verify", marks=pytest.mark.xfail(strict=True, reason="is a broken rung, status 4"))],
+    ["bench", "verify"],
 )
 def test_without_onnxruntime_the_line_that_installs_it_is_said(command: str, cli: Any, demo: Any) -> None:
     said = cli(command, demo.fp32, without=["onnxruntime"]).refused(3)
@@ -278,7 +278,7 @@ def test_without_torch_the_line_that_installs_it_is_said(cli: Any, demo: Any, tm
 
 @pytest.mark.parametrize(
     "missing",
-    ["onnx", pytest.param("onnxscript", marks=pytest.mark.xfail(strict=True, reason="ends as a failed export"))],
+    ["onnx", "onnxscript"],
 )
 def test_without_what_writes_onnx_the_line_that_installs_it_is_said(
     missing: str, cli: Any, demo: Any, tmp_path: Path
