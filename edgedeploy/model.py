@@ -195,7 +195,9 @@ def _factory_digest(reference: str) -> str:
     except (ValueError, AttributeError) as error:
         raise UsageError(f"'{reference}' is no module:function ({error}).") from error
     if spec is None or spec.origin is None:
-        raise UsageError(f"'{reference}' is neither a file nor an importable module:function.")
+        raise UsageError(
+            f"'{reference}' is neither a file nor an importable module:function. Is its folder in PYTHONPATH?"
+        )
     return file_digest(Path(spec.origin)) if Path(spec.origin).is_file() else hashlib.sha256(b"").hexdigest()
 
 

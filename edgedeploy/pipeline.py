@@ -55,8 +55,13 @@ def export_checkpoint(reference: str, request: Request, directory: Path, progres
     model = load(reference, request.shape)
     if request.head:
         model = dataclasses.replace(model, task=_contract(request.head, model, request.evidence.labels))
-    if model.task is not None and request.evidence.labels:
-        task = from_contract(model.task)
+    if request.evidence.labels:
+        task = None if model.task is None else from_contract(model.task)
+        if task is None:
+            raise UsageError(
+                f"{source.name} does not say how images enter it, so that a data set is of no use to it. If it is a "
+                "detector, give its --head; else give tensors as Evidence of edgedeploy.exporter in Python."
+            )
         if isinstance(task, Detect):
             match_labels(task.labels, request.evidence.labels)
     return Exported(export(model, request, directory, progress), reused=False)

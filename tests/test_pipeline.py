@@ -332,6 +332,12 @@ def test_training_images_are_taken_where_there_are_some(scenes: Path, tmp_path: 
         read_calibration_set(tmp_path / "scenes" / "data.yaml", "train")
 
 
+def test_data_is_of_no_use_to_a_network_that_takes_no_images(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"does not say how images enter it.* --head"):
+        export_checkpoint("big_net:linear", request(scenes, "int8"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_of_other_classes_is_refused_before_any_work(aerial: Path, scenes: Path, tmp_path: Path) -> None:
     asked = request(scenes)
     other = dataclasses.replace(asked, evidence=dataclasses.replace(asked.evidence, labels=("car", "van", "ship")))
