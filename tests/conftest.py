@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from edgedeploy.artifact import Artifact
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples each time, however slow the machine; --hypothesis-profile=default looks for new ones.
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
 
 @pytest.fixture(scope="session")

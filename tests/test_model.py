@@ -195,7 +195,7 @@ def test_a_garbled_file_is_names_or_a_usage_error(tmp_path: Path, where: int, va
     try:
         pickled_names(written(tmp_path / "net.pt", bytes(data)))
     except UsageError as error:
-        assert "damaged or truncated" in str(error)
+        assert "\n" not in str(error)
 
 
 @FUZZ

@@ -345,7 +345,7 @@ def test_a_graph_that_does_not_reproduce_the_network_is_refused(
         perturb(target)
 
     monkeypatch.setattr("edgedeploy_onnxruntime.to_onnx", wrong)
-    with pytest.raises(ExportFailed, match=r"does not reproduce it: output 'y' has an SNR of \d+ dB"):
+    with pytest.raises(ExportFailed, match=r"does not reproduce it: output 'y' has a channel with an SNR of \d+ dB"):
         export(_tiny(), Request(exporter("fp32"), Evidence(_slopes(2), "mine")), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
