@@ -98,7 +98,7 @@ def main() -> int:
         "difference": comparison.difference.ap50_95,
         "doubts": comparison.doubts,
     }
-    finish(
+    return finish(
         arguments,
         rows,
         details=details,
@@ -108,7 +108,6 @@ def main() -> int:
             "crowd regions, unless the annotation file has some",
         ],
     )
-    return 0 if all(row.met is not False for row in rows) else 1
 
 
 def _known(metric: DetectionAccuracy, key: str = "ap50_95") -> float:

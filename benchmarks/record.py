@@ -58,11 +58,13 @@ class Row:
     high: float | None = None
 
     @property
-    def met(self) -> bool | None:
-        """Whether the value keeps the limit; ``None`` where there is none."""
+    def verdict(self) -> Literal["met", "missed", "not decided", ""]:
+        """Whether the value keeps the limit, and its whole interval where it has one."""
         if self.limit is None:
-            return None
-        return self.value <= self.limit if self.sense == "at most" else self.value >= self.limit
+            return ""
+        values = (self.value, *(end for end in (self.low, self.high) if end is not None))
+        kept = [value <= self.limit if self.sense == "at most" else value >= self.limit for value in values]
+        return "met" if all(kept) else "not decided" if any(kept) else "missed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +175,8 @@ def finish(
     inputs: Mapping[str, str] | None = None,
     details: Mapping[str, Any] | None = None,
     open_questions: Sequence[str] = (),
-) -> None:
-    """Print the rows and what they do not show, and write everything to the result file."""
+) -> int:
+    """Print the rows and what they do not show, and write everything to the result file; 1 if a target was missed."""
     name = Path(sys.argv[0]).stem
     target = arguments.json or RESULTS / f"{name}.json"
     print(table(rows))
@@ -187,7 +189,7 @@ def finish(
     document = {
         **conditions(name),
         "inputs": {**_digests(arguments), **(inputs or {})},
-        "rows": [{**to_json(row), "met": row.met} for row in rows],
+        "rows": [{**to_json(row), "verdict": row.verdict} for row in rows],
         "details": to_json(details or {}),
         "not_shown": list(open_questions),
         **{
@@ -199,6 +201,7 @@ def finish(
         },
     }
     write(target, document)
+    return int(any(row.verdict == "missed" for row in rows))
 
 
 def conditions(name: str) -> dict[str, Any]:
@@ -224,13 +227,12 @@ def write(target: Path, document: Mapping[str, Any]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line per row: name, value, interval, target, met or missed."""
+    """A line per row: name, value, interval, target, verdict."""
     cells = [["", "value", "90 % interval", "target", ""]]
     for row in rows:
         interval = "" if row.low is None or row.high is None else f"{_text(row.low, row)} to {_text(row.high, row)}"
         target = "" if row.limit is None else f"{row.sense} {_text(row.limit, row)}"
-        verdict = {None: "", True: "met", False: "missed"}[row.met]
-        cells.append([row.name, _text(row.value, row), interval, target, verdict])
+        cells.append([row.name, _text(row.value, row), interval, target, row.verdict])
     widths = [max(len(line[i]) for line in cells) for i in range(5)]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells)
 

@@ -1,4 +1,4 @@
-"""``edgedeploy pack`` and ``unpack`` in one: a bundle folder becomes one file to carry."""
+"""``edgedeploy pack``: a bundle folder becomes one file to carry."""
 
 from __future__ import annotations
 

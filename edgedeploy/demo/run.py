@@ -104,7 +104,7 @@ def run(checkpoint: Path, data: Path, output: Path, duration: float, say: Progre
 def table(shown: Shown) -> tuple[list[str], list[list[str]]]:
     """Columns and a row per precision, FP32 PyTorch first."""
     reference = shown.sides[0].comparison.reference.metric
-    columns = ["", "AP50-95", "AP50", "difference (90 %)", "median latency", "speed", "graph", "verdict"]
+    columns = ["", "AP50-95", "AP50", "difference (90 %)", "median latency", "speed, 1 thread", "graph", "verdict"]
     rows = [["PyTorch fp32", _ap(reference.ap50_95), _ap(reference.ap50), "-", "-", "-", "-", "-"]]
     for side, speed in zip(shown.sides, shown.speed, strict=True):
         difference, metric = side.comparison.difference.ap50_95, side.comparison.candidate.metric
@@ -124,10 +124,13 @@ def table(shown: Shown) -> tuple[list[str], list[list[str]]]:
 
 
 def _speed(artifacts: list[Artifact], duration: float) -> tuple[float, ...]:
-    """Compute alone, in one process, in turn: on a shared machine, one after the other says nothing."""
+    """Compute alone, in one process, in turn: on a shared machine, one after the other says nothing.
+
+    One thread each, because the thread pools of two sessions in one process wait for work at each other's cost.
+    """
     calls = {}
     for artifact in artifacts:
-        runtime = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)()
+        runtime = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)(threads=1)
         session = runtime.open(artifact.files, artifact.signatures)
         inputs = {spec.name: random_input(spec, {}, seed=0) for spec in artifact.signatures["main"].inputs}
         calls[str(artifact.path)] = partial(session.run, inputs)
