@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -60,6 +61,10 @@ def unpack(archive: Path, directory: Path) -> Artifact:
                 shutil.rmtree(temporary, ignore_errors=True)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UsageError(f"{archive} is damaged, truncated or no zip file ({error}). Copy it again.") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what zipfile makes of an offset before the beginning of the file
+            raise
+        raise UsageError(f"{archive} is damaged: its offsets make no sense. Copy it again.") from error
     return Artifact.open(directory / name)
 
 
