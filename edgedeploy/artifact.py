@@ -32,7 +32,7 @@ from edgedeploy.model import Source, file_digest
 from edgedeploy.records import canonical, from_json, read_json, to_json
 from edgedeploy.tensors import Array, Signature
 
-SCHEMA = 1
+SCHEMA = 2
 SUFFIX = ".edge"
 MANIFEST = "artifact.json"
 
@@ -47,7 +47,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """One graph: its file in the bundle and what it takes and gives."""
+    """One graph: its file in the bundle (a directory for a format that is one) and what it takes and gives."""
 
     file: str
     signature: Signature
@@ -77,14 +77,17 @@ class OutputAgreement:
 
 @dataclass(frozen=True)
 class Golden:
-    """One golden vector: sample files, what preprocessing made of them, FP32 outputs, and the agreement at export."""
+    """One golden vector: sample files, what preprocessing made of them, FP32 outputs, and the agreement at export.
+
+    Where nothing could run what was written, ``agreement`` is empty and ``distance`` is ``None``.
+    """
 
     graph: str
     sample: tuple[str, ...]
     prepared: tuple[Fingerprint, ...]
     outputs: Mapping[str, str]
     agreement: tuple[OutputAgreement, ...]
-    distance: float
+    distance: float | None
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,14 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class ExporterRecord:
-    """Who wrote the graphs: entry-point name, precision, every option, and what the exporter decided by itself."""
+    """Who wrote the graphs: entry-point name, precision, every option, and what the exporter decided by itself.
+
+    ``rehearsal`` is a runtime that runs the same files where ``runtime`` does not.
+    """
 
     name: str
     runtime: str
+    rehearsal: str | None
     precision: str
     options: Mapping[str, Any]
     decisions: Mapping[str, Any]
@@ -124,6 +131,7 @@ class Manifest:
     calibration: CalibrationRecord | None
     golden: tuple[Golden, ...]
     golden_origin: str
+    golden_by: str
     requires: tuple[str, ...]
     device: str | None
     request: str
@@ -187,8 +195,12 @@ class Artifact:
     @property
     def model_size(self) -> int:
         """Bytes of the graph files: what the model costs on disk, without golden vectors."""
-        graphs = {graph.file for graph in self.manifest.graphs.values()}
-        return sum(r.size for name, r in self.manifest.files.items() if name in graphs or name.startswith("graphs/"))
+        return sum(record.size for name, record in self.manifest.files.items() if name.startswith("graphs/"))
+
+    def members(self, graph: str) -> dict[str, FileRecord]:
+        """The files that a graph consists of, by name in the bundle: one, or all of its directory."""
+        file = self.manifest.graphs[graph].file
+        return {n: r for n, r in self.manifest.files.items() if n == file or n.startswith(f"{file}/")}
 
     def array(self, name: str) -> Array:
         """A .npy file of the bundle.
@@ -220,6 +232,11 @@ def _read_manifest(path: Path) -> Manifest:
             f"{path} was written by a newer edgedeploy (schema {data['schema']}, this one reads {SCHEMA}). "
             "Upgrade with: pip install -U edgedeploy"
         )
+    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] < SCHEMA:
+        raise Incompatible(
+            f"{path} was written by an older edgedeploy (schema {data['schema']}, this one reads {SCHEMA}). "
+            "Export it again."
+        )
     try:
         manifest = from_json(Manifest, data, str(path / MANIFEST))
         intact = manifest.intact()
@@ -227,7 +244,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise UsageError(f"{path} is damaged: {error} Export or copy it again.") from error
     if not intact:
         raise UsageError(f"{path} is damaged: {MANIFEST} was changed after it was written. Export or copy it again.")
-    listed = {*manifest.files}
+    listed = {*manifest.files, *(str(p) for name in manifest.files for p in PurePosixPath(name).parents)}
     used = {g.file for g in manifest.graphs.values()} | {
         name for golden in manifest.golden for name in (*golden.sample, *golden.outputs.values())
     }

@@ -21,6 +21,7 @@ from edgedeploy.tensors import Array, Signature, random_input
 
 if TYPE_CHECKING:
     import torch
+    from torch.export import ExportedProgram
 
 #: Node metadata that is kept: the path of the PyTorch module a node came from. The rest names files of the user.
 MODULE_PATH_KEY = "pkg.torch.onnx.name_scopes"
@@ -90,6 +91,29 @@ def _captured(graph: Graph, opset: int) -> Any:
                 if isinstance(wanted, str):  # torch invents names; ours say what the dimension is
                     dim.dim_param = wanted
     return proto
+
+
+def to_program(graph: Graph) -> ExportedProgram:
+    """The graph as PyTorch exports it, in FP32; the start of every backend that does not come from ONNX.
+
+    A graph that is an ONNX file is made a network again first.
+
+    Raises:
+        Unavailable: torch is not installed.
+        UsageError: the ONNX graph has an operator that is not rebuilt in PyTorch here.
+        Exception: whatever torch raises for a network that it cannot export.
+    """
+    torch = _torch()
+    network = graph.network
+    if isinstance(network, torch.export.ExportedProgram):
+        return cast("ExportedProgram", network)
+    if isinstance(network, Path):
+        assert graph.rebuilt is not None, "whoever reads an ONNX file says how it becomes a network"
+        network = graph.rebuilt()
+    network.requires_grad_(False)
+    with _quiet():
+        program = torch.export.export(network, _example(graph), dynamic_shapes=_dynamic_shapes(graph), strict=False)
+    return cast("ExportedProgram", program)
 
 
 def module_path(node: Any) -> str:

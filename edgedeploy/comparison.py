@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedeploy import plugins
 from edgedeploy.accuracy import (
     Accuracy,
     Assessment,
@@ -24,14 +23,13 @@ from edgedeploy.artifact import Artifact, OutputAgreement
 from edgedeploy.capture import reference_session
 from edgedeploy.compare import agreement
 from edgedeploy.errors import UsageError
-from edgedeploy.golden import first_row
+from edgedeploy.golden import Caller
 from edgedeploy.model import InputShape, Source, load
-from edgedeploy.runtime import Session, inputs_of
+from edgedeploy.opening import open_artifact_here
 from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels
 from edgedeploy.tasks.detect import Detections
 from edgedeploy.tasks.image import read_image
-from edgedeploy.tensors import Array, Signature
 
 SCHEMA = 1
 #: Images on which raw outputs are compared tensor by tensor; the task metric is taken on all.
@@ -112,8 +110,7 @@ def compare(
     model = load(checkpoint, _shape(checkpoint, task, artifact))
     signature = artifact.signatures["main"]
     reference = Caller(reference_session(model), model.graphs["main"].signature)
-    runtime = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)(threads=options.threads)
-    candidate = Caller(runtime.open(artifact.files, artifact.signatures), signature)
+    candidate = Caller(open_artifact_here(artifact, options.threads), signature)
     agreed = _agreement(task, reference, candidate, data)
     sides = [
         assess(task, call, data, digest, options.max_detections, _counted(say, name))
@@ -139,18 +136,6 @@ def compare(
         doubts=_doubts(artifact, model.source, sides),
     )
     return Compared(comparison, data, sides[0].detections, sides[1].detections)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """A session as a function from the graph's inputs, in order, to its outputs, in order; batch 1 on either side."""
-
-    session: Session
-    signature: Signature
-
-    def __call__(self, tensors: tuple[Array, ...]) -> list[Array]:
-        """The outputs for one prepared sample."""
-        return list(first_row(self.session.run(inputs_of(self.signature, tensors)), self.signature).values())
 
 
 def _detector(artifact: Artifact) -> Detect:

@@ -6,18 +6,19 @@ recording how it agrees, and turning a vendor's exceptions into one sentence.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from edgedeploy import plugins
+from edgedeploy.accuracy import assess
 from edgedeploy.artifact import (
     SCHEMA,
     Artifact,
@@ -31,13 +32,16 @@ from edgedeploy.artifact import (
 )
 from edgedeploy.capture import reference_session
 from edgedeploy.device import Device
-from edgedeploy.errors import EdgeDeployError, ExportFailed, UsageError
-from edgedeploy.golden import COUNT, Pair, Sample, choose, record
+from edgedeploy.errors import EdgeDeployError, ExportFailed, UsageError, did_you_mean
+from edgedeploy.golden import COUNT, Caller, Pair, Sample, choose, record
 from edgedeploy.model import InputShape, Model, Source
-from edgedeploy.records import canonical, to_json
+from edgedeploy.opening import Opener, described
+from edgedeploy.records import canonical, from_json, to_json
 from edgedeploy.runtime import Session
 from edgedeploy.tasks import from_contract
+from edgedeploy.tasks.detect import Detect
 from edgedeploy.tasks.raw import Raw
+from edgedeploy.tasks.samples import DetectionSet
 from edgedeploy.tasks.task import Prepared, Task
 from edgedeploy.tensors import Signature, random_input
 
@@ -46,14 +50,20 @@ Progress = Callable[[str], None]
 #: FP32 must reproduce its reference: with a channel below this SNR (dB), or results further away, it is refused.
 FP32_SNR, FP32_DISTANCE = 60.0, 0.05
 #: Packages whose versions go into the manifest and decide whether an old artifact is still true.
-TOOLS = ("edgedeploy", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "ultralytics")
+TOOLS = (
+    *("edgedeploy", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "ultralytics"),
+    *("coremltools", "executorch", "onnxruntime-qnn", "openvino", "tensorrt", "tensorrt-rtx-cu13", "torchao"),
+)
+#: Below so many calibration samples the ranges are luck.
+ENOUGH_SAMPLES = 100
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Real inputs for an export: golden vectors come from them and, if ``calibration`` says so, quantisation ranges.
 
-    ``samples`` may be lazy: only ``len`` and indexing are used. ``labels`` are the class names of the data set.
+    ``samples`` may be lazy: only ``len`` and indexing are used. ``labels`` are the class names of the data set, and
+    ``labelled`` is the set itself, if it has annotations, so that a loss of AP can be measured.
     ``stand_in`` says that the samples are images only for want of better: a model that takes no images gets tensors
     from a seed instead.
     """
@@ -63,6 +73,7 @@ class Evidence:
     calibration: CalibrationRecord | None = None
     labels: tuple[str, ...] = ()
     stand_in: bool = False
+    labelled: DetectionSet | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `Exporter.write`: the model, its task, where to write, and the prepared calibration samples."""
+    """One call of `Exporter.write`: the model, its task, where to write, and the prepared calibration samples.
+
+    ``score`` gives the task metric (AP50-95) of a session over the labelled calibration images; ``None`` where there
+    are no labels.
+    """
 
     model: Model
     task: Task[Any]
@@ -99,44 +114,101 @@ class Job:
     reference: Session
     calibration: Sequence[Prepared]
     progress: Progress
+    score: Callable[[Session], float] | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an exporter wrote: file names below ``job.directory`` by graph; what the artifact needs and should say."""
+    """What an exporter wrote.
+
+    Args:
+        files: below ``job.directory`` by graph: file names, or that of a directory for a format that is one.
+        signatures: what each graph takes and gives.
+        requires: what the artifact needs, see `edgedeploy.device.unmet`.
+        decisions: what the exporter decided by itself, by graph.
+        notes: what the user should know.
+        unchecked: why nothing on this machine can run what was written; empty where something can.
+    """
 
     files: Mapping[str, str]
     signatures: Mapping[str, Signature]
     requires: tuple[str, ...]
     decisions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unchecked: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A form that the main graph takes on its way from float to the artifact, ready to run here."""
+
+    name: str
+    session: Session
 
 
 @dataclass(frozen=True)
 class Exporter(ABC):
-    """How to write artifacts of one backend; the fields are its options."""
+    """How to write artifacts of one backend; the fields are its options.
+
+    ``rehearsal`` names a runtime that runs the same files where the artifact's own cannot, as ONNX Runtime does those
+    that TensorRT builds its engine from: it says how the numbers fare, not what the device makes of them.
+
+    Args:
+        precision: one of ``precisions``.
+        keep_float: module paths (or node names) to keep in float besides those that measuring finds.
+        limit: how far (0 to 1) a lower precision may move the task's results on the calibration samples; by precision
+            where ``None``.
+        max_drop: how much of the task metric it may cost on the labelled calibration images; instead of ``limit``.
+    """
 
     name: ClassVar[str]
     runtime: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
+    rehearsal: ClassVar[str | None] = None
     precision: str = "fp32"
+    keep_float: tuple[str, ...] = ()
+    limit: float | None = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in self.precisions:
             raise UsageError(f"{self.name} has no precision '{self.precision}'. Known: {', '.join(self.precisions)}.")
+        if self.limit is not None and not 0 <= self.limit <= 1:
+            raise UsageError(f"limit {self.limit} is no distance: give a number from 0 to 1.")
+        if self.max_drop is not None and not 0 < self.max_drop <= 1:
+            raise UsageError(
+                f"max_drop {self.max_drop} is no loss of AP: give a number over 0, up to 1, such as 0.005."
+            )
 
     @classmethod
-    @abstractmethod
-    def for_device(cls, device: Device | None, precision: str, options: Mapping[str, Any]) -> Exporter:
-        """The exporter with the defaults that suit ``device`` (this machine where ``None``), then ``options``.
+    def defaults(cls, device: Device | None, precision: str) -> Mapping[str, Any]:
+        """Options that suit ``device`` (this machine where ``None``) in ``precision``, where the user gives none."""
+        return {}
+
+    @classmethod
+    def for_device(cls, device: Device | None, precision: str, options: Mapping[str, Any]) -> Self:
+        """The exporter with the `defaults` for ``device``, then ``options``.
 
         Raises:
-            UsageError: an option that this exporter does not have.
+            UsageError: an option that this exporter does not have, or a value that it cannot take.
         """
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "precision"}
+        for key in options:
+            if key not in fields:
+                raise UsageError(f"The {cls.name} exporter has no option '{key}'.{did_you_mean(key, fields)}")
+        listed = {
+            k: [v] if fields[k].type == "tuple[str, ...]" and isinstance(v, str) else v for k, v in options.items()
+        }
+        values = {**cls.defaults(device, precision), **listed, "precision": precision}
+        return from_json(cls, to_json(values), f"Options of the {cls.name} exporter")
 
     @abstractmethod
     def write(self, job: Job) -> Written:
         """Write every graph of ``job.model`` below ``job.directory``. Any exception of the vendor may pass."""
+
+    def steps(self, job: Job, decisions: Mapping[str, Any]) -> Iterator[Step]:
+        """The forms between the float model and the artifact, made again as ``decisions`` says, without a search."""
+        yield from ()
 
 
 def export(model: Model, request: Request, directory: Path, progress: Progress | None = None) -> Artifact:
@@ -150,30 +222,52 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
     started = time.monotonic()
     say = progress or (lambda _: None)
     exporter, evidence = request.exporter, _evidence(request.evidence, model)
+    if exporter.max_drop is not None and evidence.labelled is None:
+        raise UsageError("A largest loss of AP needs labelled images to measure it on: give --calibrate data.yaml.")
     if exporter.precision == "int8" and evidence.calibration is None:
         raise UsageError("int8 needs real images to calibrate on: give a data set with --calibrate data.yaml.")
     task: Task[Any] = from_contract(model.task) if model.task is not None else Raw()
     _check_graphs(model)
-    runtime = plugins.find(plugins.RUNTIMES, exporter.runtime)
-    runtime.preload()  # what is missing is said before the work, not after it
+    opener = Opener(exporter.runtime, exporter.rehearsal)
+    opener.preload()  # what is missing is said before the work, not after it
     say("running the FP32 reference")
     reference = reference_session(model)
     signature = model.graphs["main"].signature
     chosen = choose(task, reference, signature, evidence.samples)
-    calibration = Prepares(task, evidence.samples) if evidence.calibration else ()
+    calibration = Prepares(task, evidence.samples)
     with writing(directory, model.name) as temporary:
         (temporary / "graphs").mkdir()
-        written = _write(exporter, Job(model, task, temporary / "graphs", reference, calibration, say))
+        job = Job(model, task, temporary / "graphs", reference, calibration, say, _score(evidence, task, signature))
+        written = _write(exporter, job)
         say("checking what was written")
-        session = runtime().open(
-            {name: temporary / "graphs" / file for name, file in written.files.items()}, written.signatures
-        )
+        session = _open(opener, temporary / "graphs", written)
         golden = record(temporary, Pair(task, reference, session, written.signatures["main"]), chosen)
-        session.close()
-        _refuse_wrong(exporter, model, golden)
-        manifest = _manifest(model, request, written, golden)
-        seal(temporary, replace(manifest, golden_origin=evidence.origin, seconds=round(time.monotonic() - started, 3)))
+        by = written.unchecked
+        if session is not None:
+            by = described(session)
+            session.close()
+            _refuse_wrong(exporter, model, golden)
+        manifest = replace(_manifest(model, request, written, golden), golden_origin=evidence.origin, golden_by=by)
+        seal(temporary, replace(manifest, seconds=round(time.monotonic() - started, 3)))
     return Artifact.open(directory / f"{model.name}.edge")
+
+
+def _open(opener: Opener, directory: Path, written: Written) -> Session | None:
+    if written.unchecked:
+        return None
+    return opener.open({name: directory / file for name, file in written.files.items()}, written.signatures)
+
+
+def _score(evidence: Evidence, task: Task[Any], signature: Signature) -> Callable[[Session], float] | None:
+    """The AP50-95 of a session over the labelled images of ``evidence``, for who asks for at most so much loss."""
+    data = evidence.labelled
+    if data is None or not isinstance(task, Detect):
+        return None
+
+    def score(session: Session) -> float:
+        return assess(task, Caller(session, signature), data, model="").accuracy.metric.ap50_95 or 0.0
+
+    return score
 
 
 def tool_versions() -> dict[str, str]:
@@ -254,7 +348,7 @@ def _refuse_wrong(exporter: Exporter, model: Model, golden: Sequence[Golden]) ->
             f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: output '{worst.output}' "
             f"has a channel with an SNR of {worst.worst_snr:.0f} dB (at least {FP32_SNR:.0f} dB expected)."
         )
-    moved = max(g.distance for g in golden)
+    moved = max(g.distance or 0.0 for g in golden)
     if exporter.precision == "fp32" and moved > FP32_DISTANCE:
         raise ExportFailed(
             f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: results move by "
@@ -272,11 +366,19 @@ def _manifest(model: Model, request: Request, written: Written, golden: tuple[Go
         source=model.source,
         task=model.task,
         graphs={name: GraphRecord(f"graphs/{file}", written.signatures[name]) for name, file in written.files.items()},
-        exporter=ExporterRecord(exporter.name, exporter.runtime, exporter.precision, options, dict(written.decisions)),
+        exporter=ExporterRecord(
+            exporter.name,
+            exporter.runtime,
+            exporter.rehearsal,
+            exporter.precision,
+            options,
+            dict(written.decisions),
+        ),
         tools=tool_versions(),
         calibration=request.evidence.calibration if exporter.precision == "int8" else None,
         golden=golden,
         golden_origin=request.evidence.origin,
+        golden_by="",
         requires=written.requires,
         device=request.device.name if request.device else None,
         request=request.digest(model.source),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.artifact import Golden
+from edgedeploy.artifact import Golden, OutputAgreement
 from edgedeploy.compare import agreement, fingerprint
 from edgedeploy.errors import UsageError
 from edgedeploy.runtime import Outputs, Session, inputs_of
@@ -27,12 +27,27 @@ PLENTY = 50
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sessions on the same graph, the FP32 reference and what was exported, and the task that reads them."""
+    """Two sessions on the same graph, the FP32 reference and what was exported, and the task that reads them.
+
+    ``exported`` is ``None`` where nothing here can run it.
+    """
 
     task: Task[Any]
     reference: Session
-    exported: Session
+    exported: Session | None
     signature: Signature
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A session as a function from the graph's inputs, in order, to its outputs, in order; batch 1 on either side."""
+
+    session: Session
+    signature: Signature
+
+    def __call__(self, tensors: tuple[Array, ...]) -> list[Array]:
+        """The outputs for one prepared sample."""
+        return list(first_row(self.session.run(inputs_of(self.signature, tensors)), self.signature).values())
 
 
 def choose(task: Task[Any], reference: Session, signature: Signature, samples: Sequence[Sample]) -> list[Sample]:
@@ -71,18 +86,24 @@ def _record(root: Path, folder: str, pair: Pair, sample: Sample) -> Golden:
         _save(root / name, array)
     prepared = pair.task.prepare(sample)  # type: ignore[arg-type]
     inputs = inputs_of(pair.signature, prepared.tensors)
-    wanted, got = (first_row(session.run(inputs), pair.signature) for session in (pair.reference, pair.exported))
+    wanted = first_row(pair.reference.run(inputs), pair.signature)
+    got = None if pair.exported is None else first_row(pair.exported.run(inputs), pair.signature)
     files = {name: f"{folder}/{name}.npy" for name in wanted}
     for name, values in wanted.items():
         _save(root / files[name], values)
-    finished = [pair.task.finish(list(outputs.values()), prepared.context) for outputs in (wanted, got)]
+    agreed: tuple[OutputAgreement, ...] = ()
+    moved = None
+    if got is not None:
+        finished = [pair.task.finish(list(outputs.values()), prepared.context) for outputs in (wanted, got)]
+        agreed = agreement(pair.task.comparable(wanted), pair.task.comparable(got))
+        moved = pair.task.distance(finished[0], finished[1])
     return Golden(
         graph="main",
         sample=names,
         prepared=tuple(fingerprint(tensor) for tensor in prepared.tensors),
         outputs=files,
-        agreement=agreement(pair.task.comparable(wanted), pair.task.comparable(got)),
-        distance=pair.task.distance(finished[0], finished[1]),
+        agreement=agreed,
+        distance=moved,
     )
 
 

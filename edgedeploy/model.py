@@ -13,7 +13,7 @@ import pickletools
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -52,12 +52,14 @@ class InputShape:
 class Graph:
     """One graph: a ``torch.nn.Module`` in eval mode, an ``ExportedProgram``, or the path of an ONNX file.
 
-    A dynamic image height and width are multiples of ``stride``.
+    A dynamic image height and width are multiples of ``stride``. ``rebuilt`` makes a ``torch.nn.Module`` of an ONNX
+    file, for backends that start from PyTorch.
     """
 
     network: Any
     signature: Signature
     stride: int = 1
+    rebuilt: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def evidence_from(data: DetectionSet, most: int) -> Evidence:
     seen = {int(c) for sample in chosen.samples for c in sample.classes}
     record = CalibrationRecord(chosen.name, len(chosen.samples), chosen.digest(), len(seen), len(data.labels))
     samples: Sequence[Sample] = Images([sample.image for sample in chosen.samples])
-    return Evidence(samples, f"{chosen.name}, {len(chosen.samples)} images", record, data.labels)
+    origin = f"{chosen.name}, {len(chosen.samples)} images"
+    return Evidence(samples, origin, record, data.labels, labelled=chosen)
 
 
 def _contract(head: str, model: Model, labels: tuple[str, ...]) -> dict[str, Any]:

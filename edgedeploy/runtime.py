@@ -13,9 +13,13 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from edgedeploy.errors import Unavailable
 from edgedeploy.tensors import Array, Signature
 
 Outputs = dict[str, Array]
+
+#: Before the module's path, in the outputs of a session that shows what is inside.
+TAP = "tap:"
 
 
 def inputs_of(signature: Signature, tensors: Sequence[Array]) -> dict[str, Array]:
@@ -33,7 +37,11 @@ class Session(Protocol):
 
     @property
     def facts(self) -> Mapping[str, str | int | float]:
-        """What is really in force (threads, execution provider, precision computed in): part of every record."""
+        """What is really in force: part of every record.
+
+        ``runtime``, ``version`` and ``threads``; ``computes_in``, the precision that is really used, as far as the
+        runtime can say; ``emulated`` where this is not the device but something that computes as it does.
+        """
         ...
 
     def run(self, inputs: Mapping[str, Array], graph: str = "main") -> Outputs:
@@ -89,3 +97,11 @@ class Runtime(ABC):
             Incompatible: the files are of another version than this runtime takes.
             RunFailed: the vendor's runtime refused them.
         """
+
+    def open_tapped(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
+        """Like `open`, and every run also gives the outputs of modules inside: float32, named `TAP` + module path.
+
+        Raises:
+            Unavailable: this backend does not show what is inside.
+        """
+        raise Unavailable(f"{self.name} does not show the tensors inside a graph.")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedeploy import plugins
 from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact, Golden
 from edgedeploy.compare import agreement, fingerprint, fingerprints_agree
 from edgedeploy.device import this_machine, unmet
 from edgedeploy.errors import EdgeDeployError, Incompatible, RunFailed, UsageError
 from edgedeploy.golden import first_row
+from edgedeploy.opening import Opener, described, open_artifact_here
 from edgedeploy.runtime import Outputs, Session, inputs_of
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.raw import Raw
@@ -55,13 +55,13 @@ def verify(path: str | Path) -> Verification:
         Unavailable: its runtime is not installed.
     """
     artifact = open_artifact(path)
-    plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime).preload()
+    Opener.of(artifact).preload()
     rungs = [Rung("files", True, f"{len(artifact.manifest.files)} files are as they were written")]
     for check in (_requires, _load):
         rungs.append(check(artifact))
         if not rungs[-1].passed:
             return Verification(str(path), artifact.digest, tuple(rungs))
-    session = _open(artifact)
+    session = open_artifact_here(artifact)
     try:
         rungs += _golden_rungs(artifact, session)
     finally:
@@ -76,21 +76,14 @@ def _requires(artifact: Artifact) -> Rung:
     return Rung("requires", not any(reason.known for reason in found), seen)
 
 
-def _open(artifact: Artifact) -> Session:
-    session: Session = plugins.find(plugins.RUNTIMES, artifact.manifest.exporter.runtime)().open(
-        artifact.files, artifact.signatures
-    )
-    return session
-
-
 def _load(artifact: Artifact) -> Rung:
     try:
-        session = _open(artifact)
+        session = open_artifact_here(artifact)
     except (Incompatible, RunFailed) as error:
         return Rung("load", False, str(error))
-    facts = session.facts
+    by = described(session)
     session.close()
-    return Rung("load", True, f"{facts['runtime']} {facts['version']} took the graphs")
+    return Rung("load", True, f"{by} took the graphs")
 
 
 def _golden_rungs(artifact: Artifact, session: Session) -> list[Rung]:
@@ -123,7 +116,9 @@ def _check_golden(artifact: Artifact) -> None:
         signature = artifact.signatures.get(one.graph)
         names = [spec.name for spec in signature.outputs] if signature else []
         takes = len(signature.inputs) if signature else -1
-        fits = len(one.sample) == len(one.prepared) == takes and [a.output for a in one.agreement] == names
+        agreed = [a.output for a in one.agreement]
+        unchecked = not agreed and one.distance is None  # nothing could run it where it was exported
+        fits = len(one.sample) == len(one.prepared) == takes and (agreed == names or unchecked)
         if not fits or set(one.outputs) != set(names):
             raise UsageError(
                 f"{artifact.path} is damaged: golden vector {i} does not fit its graph '{one.graph}'. Export it again."
@@ -154,8 +149,9 @@ def _prepare(golden: tuple[Golden, ...], prepared: list[Prepared]) -> Rung:
 def _outputs(golden: tuple[Golden, ...], wanted: list[Outputs], got: list[Outputs]) -> Rung:
     worst = float("inf")
     for i, (one, reference, outputs) in enumerate(zip(golden, wanted, got, strict=True)):
-        for then, now in zip(one.agreement, agreement(reference, outputs), strict=True):
-            worst = min(worst, now.worst_snr)
+        found = agreement(reference, outputs)
+        worst = min(worst, *(now.worst_snr for now in found))
+        for then, now in zip(one.agreement, found, strict=bool(one.agreement)):
             whole = ("an SNR", then.snr, now.snr, SNR_SLACK)
             channel = ("a worst channel", then.worst_snr, now.worst_snr, CHANNEL_SLACK)
             for what, before, after, slack in (whole, channel):
@@ -174,7 +170,8 @@ def _results(
         results = [task.finish(list(values.values()), ready.context) for values in (reference, outputs)]
         distance = task.distance(results[0], results[1])
         worst = max(worst, distance)
-        if distance > one.distance + DISTANCE_SLACK:
-            seen = f"results on golden sample {i} moved by {distance:.3f}, at export by {one.distance:.3f}"
+        if distance > (one.distance or 0.0) + DISTANCE_SLACK:
+            then = "nothing ran them" if one.distance is None else f"by {one.distance:.3f}"
+            seen = f"results on golden sample {i} moved by {distance:.3f}, at export {then}"
             return Rung("results", False, seen)
     return Rung("results", True, f"results move by at most {worst:.3f} (0 is none, 1 is all)")

@@ -46,7 +46,7 @@ def manifest(graph: str = "graphs/main.onnx", sample: str = "golden/0/sample_0.n
         source=Source("net.pt", "ultralytics", "0" * 64),
         task=None,
         graphs={"main": GraphRecord(graph, SIGNATURE)},
-        exporter=ExporterRecord("onnxruntime", "onnxruntime", "fp32", {"opset": 18}, {}),
+        exporter=ExporterRecord("onnxruntime", "onnxruntime", None, "fp32", {"opset": 18}, {}),
         tools={"numpy": "2"},
         calibration=None,
         golden=(
@@ -60,6 +60,7 @@ def manifest(graph: str = "graphs/main.onnx", sample: str = "golden/0/sample_0.n
             ),
         ),
         golden_origin="test",
+        golden_by="test",
         requires=("onnxruntime>=1.18",),
         device=None,
         request="r",

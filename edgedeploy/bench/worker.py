@@ -34,7 +34,7 @@ from edgedeploy.bench.telemetry import (
     resolution,
     restart_peak,
 )
-from edgedeploy.errors import EdgeDeployError
+from edgedeploy.errors import EdgeDeployError, Unavailable
 from edgedeploy.records import from_json, to_json
 from edgedeploy.runtime import Session
 from edgedeploy.tensors import Array
@@ -90,6 +90,12 @@ def _open(target: Target, tell: Tell, clock: Clock) -> Opened:
     t2 = clock()
     session = target.open()
     t3 = clock()
+    if "emulated" in session.facts:
+        session.close()
+        raise Unavailable(
+            f"{target.name} runs here only as emulated by: {session.facts['emulated']}. What that takes says nothing "
+            "about the device; run bench there."
+        )
     return Opened(session, version, (t1 - t0) / 1e9, (t3 - t2) / 1e9, memory)
 
 

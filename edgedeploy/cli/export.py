@@ -10,7 +10,7 @@ import typer
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
-    from edgedeploy.artifact import Artifact
+    from edgedeploy.artifact import Artifact, Manifest
     from edgedeploy.device import Device
     from edgedeploy.exporter import Evidence, Request
 
@@ -127,31 +127,41 @@ def _about(evidence: Evidence, request: Request, artifact: Artifact) -> list[str
     return notes
 
 
+def _against(manifest: Manifest) -> str:
+    agreed = [one for golden in manifest.golden for one in golden.agreement]
+    moved = [golden.distance for golden in manifest.golden if golden.distance is not None]
+    if not agreed or not moved:
+        return "not known: nothing here can run it"
+    worst = min(one.snr for one in agreed)
+    return f"SNR {worst:.0f} dB, results moved by {max(moved):.3f} (0 is none, 1 is all)"
+
+
 def _print(artifact: Artifact, reused: bool) -> None:
     from edgedeploy.units import show
 
     manifest = artifact.manifest
-    worst = min((a for g in manifest.golden for a in g.agreement), key=lambda a: a.snr)
-    moved = max(g.distance for g in manifest.golden)
     rows = [
         ["artifact", str(artifact.path) + (" (was there already, and is still true)" if reused else "")],
         ["model", f"{manifest.source.reference} (sha256 {manifest.source.sha256[:12]})"],
         ["for", f"{manifest.device or 'this machine'}, {manifest.exporter.name} {manifest.exporter.precision}"],
         ["size", show(artifact.model_size, "B")],
         ["took", show(manifest.seconds, "s")],
-        ["against FP32", f"SNR {worst.snr:.0f} dB, results moved by {moved:.3f} (0 is none, 1 is all)"],
+        ["against FP32", _against(manifest)],
+        ["run by", manifest.golden_by],
         ["golden", manifest.golden_origin],
         ["needs", ", ".join(manifest.requires)],
     ]
     for graph, decided in manifest.exporter.decisions.items():
+        if "kept_in_float" not in decided:
+            continue
         kept = decided["kept_in_float"]
         shown = [*kept[:MOST_SHOWN], f"{len(kept) - MOST_SHOWN} more"] if len(kept) > MOST_SHOWN else kept
         rows.append(
             [
-                f"int8 '{graph}'" if len(manifest.graphs) > 1 else "int8",
-                f"{decided['quantized_nodes']} of {decided['candidate_nodes']} nodes; "
+                manifest.exporter.precision + (f" '{graph}'" if len(manifest.graphs) > 1 else ""),
+                f"{decided['lowered']} of {decided['units']} parts; "
                 f"in float: {', '.join(shown) or 'none'}; "
-                f"all quantised would move results by {decided['distance_all_quantized']:.3f}",
+                f"all lowered would move results by {decided['distance_all_lowered']:.3f}",
             ]
         )
     print_table(f"exported {manifest.name}", ["", ""], rows)

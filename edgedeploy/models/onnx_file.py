@@ -51,7 +51,15 @@ def load(source: Source, shape: InputShape) -> Model:
     metadata = {p.key: p.value for p in proto.metadata_props}
     task = _task(path, metadata, signature, shape)
     stride = max(task.strides) if isinstance(task, Detect) else 1
-    return Model(source.name, {"main": Graph(path, signature, stride)}, source, contract_of(task) if task else None)
+    graph = Graph(path, signature, stride, lambda: _rebuilt(path))
+    return Model(source.name, {"main": graph}, source, contract_of(task) if task else None)
+
+
+def _rebuilt(path: Path) -> Any:
+    """The file as a PyTorch network; torch is imported only when a backend asks for it."""
+    from edgedeploy.models.onnx_network import OnnxNetwork
+
+    return OnnxNetwork(path)
 
 
 def _spec(value: Any) -> TensorSpec:

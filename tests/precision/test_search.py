@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from edgedeploy_onnxruntime.search import between_weights, keep_in_float
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgedeploy.precision.search import between_weights, keep_in_float
 
 NODES = [f"n{i:03d}" for i in range(130)]
 

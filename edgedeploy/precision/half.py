@@ -1,0 +1,115 @@
+"""fp16 as types and casts in an ONNX graph, calibrated: what leaves the range of fp16 on real inputs stays in fp32.
+
+Inputs and outputs stay float32. A strongly typed engine builder then computes what the graph says, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from edgedeploy import plugins
+from edgedeploy.capture import module_path
+from edgedeploy.errors import Unavailable
+from edgedeploy.runtime import Session, inputs_of
+from edgedeploy.tasks.task import Prepared
+from edgedeploy.tensors import Signature, TensorSpec
+
+#: Sums inside a layer reach further than its output: a tensor may use this part of fp16's range.
+HEADROOM = 8
+LARGEST = float(np.finfo(np.float16).max) / HEADROOM
+#: Samples that are run for ranges.
+RANGE_SAMPLES = 16
+
+
+class HalfLowering:
+    """One float ONNX file, typed as often as a search asks; see `choice.Lowering`.
+
+    Args:
+        source: the float graph.
+        signature: of the graph.
+        work: folder for what is in between.
+        samples: real inputs; a node that makes or takes values beyond `LARGEST` on them cannot be lowered.
+    """
+
+    def __init__(self, source: Path, signature: Signature, work: Path, samples: Sequence[Prepared]) -> None:
+        self._signature, self._work = signature, work
+        self._proto = onnx.shape_inference.infer_shapes(onnx.load(source))
+        self._unit = {node.name: module_path(node) for node in self._proto.graph.node}
+        wide = _wide(self._proto, signature, work / "ranges.onnx", samples)
+        self.wide = frozenset(
+            self._unit[node.name] for node in self._proto.graph.node if wide & {*node.input, *node.output}
+        )
+
+    @property
+    def units(self) -> list[str]:
+        """Module paths, or names of nodes that do not know theirs, in topological order."""
+        return list(dict.fromkeys(self._unit.values()))
+
+    def open(self, lowered: frozenset[str]) -> Session:
+        """See `choice.Lowering.open`; run by ONNX Runtime."""
+        trial = self._work / "trial.onnx"
+        self.write(trial, lowered)
+        runtime = plugins.find(plugins.RUNTIMES, "onnxruntime")()
+        return cast(Session, runtime.open({"main": trial}, {"main": self._signature}))
+
+    def settle(self, kept: frozenset[str]) -> frozenset[str]:
+        """See `choice.Lowering.settle`: with what leaves the range of fp16."""
+        return kept | self.wide
+
+    def write(self, target: Path, lowered: frozenset[str]) -> None:
+        """Write the graph in which these units are in fp16.
+
+        Raises:
+            Unavailable: onnxconverter-common is not installed.
+        """
+        try:
+            from onnxconverter_common import float16
+        except ImportError as error:
+            raise Unavailable.extra("onnxconverter-common, which writes fp16 graphs,", "export") from error
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        kept = [name for name, unit in self._unit.items() if unit not in lowered]
+        onnx.save(float16.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept), target)
+
+
+def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepared]) -> frozenset[str]:
+    """Names of the tensors, weights included, whose largest magnitude over the samples is beyond `LARGEST`."""
+    wide = {
+        weight.name
+        for weight in proto.graph.initializer
+        if weight.data_type == TensorProto.FLOAT and np.abs(onnx.numpy_helper.to_array(weight)).max(initial=0) > LARGEST
+    }
+    peaks = _with_peaks(proto, path)
+    if not peaks or not len(samples):
+        return frozenset(wide)
+    outputs = tuple(TensorSpec(name, "float32", ()) for name in peaks)
+    asked = Signature(signature.inputs, (*signature.outputs, *outputs), signature.state)
+    session = plugins.find(plugins.RUNTIMES, "onnxruntime")().open({"main": path}, {"main": asked})
+    for i in np.linspace(0, len(samples) - 1, min(RANGE_SAMPLES, len(samples))).astype(int):
+        found = session.run(inputs_of(signature, samples[i].tensors))
+        wide |= {tensor for name, tensor in peaks.items() if not float(found[name].max(initial=0)) <= LARGEST}
+    session.close()
+    return frozenset(wide)
+
+
+def _with_peaks(proto: Any, path: Path) -> dict[str, str]:
+    """Write the graph with the largest magnitude of every float tensor as an output: output name to tensor name."""
+    known = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.value_info, *proto.graph.output)}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    taken = {name for node in proto.graph.node for name in (*node.input, *node.output)}
+    peaks: dict[str, str] = {}
+    for i, name in enumerate(n for node in proto.graph.node for n in node.output if known.get(n) == TensorProto.FLOAT):
+        peak = next(p for p in (f"peak_{i}", f"peak_{i}_of_edgedeploy") if p not in taken)
+        copy.graph.node.append(helper.make_node("Abs", [name], [f"{peak}_abs"], f"{peak}_abs"))
+        copy.graph.node.append(helper.make_node("ReduceMax", [f"{peak}_abs"], [peak], peak, keepdims=0))
+        copy.graph.output.append(helper.make_tensor_value_info(peak, TensorProto.FLOAT, ()))
+        peaks[peak] = name
+    onnx.save(copy, path)
+    return peaks
