@@ -1,8 +1,8 @@
 """What stays in float: the search over modules that every backend and every low precision shares.
 
 Two goals. By default, task results on a few real samples may move by at most `Exporter.limit` (group testing, see
-`search`). With `Exporter.max_drop`, the task metric on labelled images may fall by at most that: the units are ranked by
-the noise that lowering them adds, and as few of the noisiest as are needed stay in float.
+`search`). With `Exporter.max_drop`, the task metric on labelled images may fall by at most that: the units are ranked
+by the noise that lowering them adds, and as few of the noisiest as are needed stay in float.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Static int8 as explicit Q/DQ nodes in an ONNX graph: per-channel weights, ranges from real samples.
 
-The quantiser is ONNX Runtime's. What differs between targets is in a `Scheme`: x86 multiplies unsigned by signed, Arm and
-TensorRT signed by signed, a Hexagon may take activations of 16 bits.
+The quantiser is ONNX Runtime's. What differs between targets is in a `Scheme`: x86 multiplies unsigned by signed, Arm
+and TensorRT signed by signed, a Hexagon may take activations of 16 bits.
 """
 
 from __future__ import annotations

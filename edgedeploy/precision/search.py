@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 #: How often the share of a group is halved before giving up.
 ROUNDS = 5
+#: With more than this share of the nodes in float, what is left is hardly worth lowering.
+MOST_KEPT = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,18 @@ def keep_in_float(
         also: from nodes that are kept, those that are then not worth quantising either (and the same ones).
 
     Returns:
-        The choice with the smallest distance; ``chosen`` is above ``limit`` where nothing was good enough.
+        The choice with the smallest distance; ``chosen`` is above ``limit`` where nothing was good enough that keeps
+        at most `MOST_KEPT` of the nodes. Where every node does a little harm, keeping them all would be no answer.
     """
     measured = _Measured(distance)
     everything = measured(nodes)
     best: tuple[float, frozenset[str]] = (everything, frozenset())
     tolerance = limit / 2
     for turn in range(ROUNDS):
-        harmful = _harmful(nodes, measured, tolerance) if everything > limit else []
+        room = len(nodes) if turn == 0 else int(MOST_KEPT * len(nodes))
+        harmful = _harmful(nodes, measured, tolerance, room) if everything > limit else []
+        if len(harmful) > room:
+            break
         kept = also(frozenset(harmful))
         chosen = measured([n for n in nodes if n not in kept])
         if turn == 0 or chosen < best[0]:
@@ -70,13 +76,17 @@ def keep_in_float(
     return Found(best[1], everything, best[0], len(measured.known))
 
 
-def _harmful(group: Sequence[str], measured: _Measured, tolerance: float) -> list[str]:
+def _harmful(group: Sequence[str], measured: _Measured, tolerance: float, room: int) -> list[str]:
+    """Single nodes over ``tolerance``; no further look is taken once there are more than ``room``."""
     if measured(group) <= tolerance:
         return []
     if len(group) == 1:
         return list(group)
     middle = len(group) // 2
-    return _harmful(group[:middle], measured, tolerance) + _harmful(group[middle:], measured, tolerance)
+    found = _harmful(group[:middle], measured, tolerance, room)
+    if len(found) > room:
+        return found
+    return found + _harmful(group[middle:], measured, tolerance, room - len(found))
 
 
 def between_weights(
