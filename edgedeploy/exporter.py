@@ -237,7 +237,7 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
     calibration = Prepares(task, evidence.samples)
     with writing(directory, model.name) as temporary:
         (temporary / "graphs").mkdir()
-        job = Job(model, task, temporary / "graphs", reference, calibration, say, _score(evidence, task, signature))
+        job = Job(model, task, temporary / "graphs", reference, calibration, say, scorer(evidence, task, signature))
         written = _write(exporter, job)
         say("checking what was written")
         session = _open(opener, temporary / "graphs", written)
@@ -258,7 +258,7 @@ def _open(opener: Opener, directory: Path, written: Written) -> Session | None:
     return opener.open({name: directory / file for name, file in written.files.items()}, written.signatures)
 
 
-def _score(evidence: Evidence, task: Task[Any], signature: Signature) -> Callable[[Session], float] | None:
+def scorer(evidence: Evidence, task: Task[Any], signature: Signature) -> Callable[[Session], float] | None:
     """The AP50-95 of a session over the labelled images of ``evidence``, for who asks for at most so much loss."""
     data = evidence.labelled
     if data is None or not isinstance(task, Detect):

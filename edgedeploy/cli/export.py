@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from edgedeploy.cli.auto import Wanted, candidate_rows, export_fastest, passed_on
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ def export(
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; else what suits the device.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="data.yaml or COCO json whose images calibrate int8.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")] = Path("out"),
-    backend: Annotated[str | None, typer.Option(help="Exporter by name; else the device's.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Exporter by name, or 'auto' for the fastest good one; else the device's.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="AP50-95 that a lower precision may cost, measured on the --calibrate images.")
+    ] = None,
     imgsz: Annotated[str | None, typer.Option(help="Image size, as 640 or 480x640 (height x width).")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     dynamic: Annotated[str, typer.Option(help="What stays dynamic: 'batch', 'size' or 'batch,size'.")] = "",
@@ -41,8 +47,24 @@ def export(
 
     profile = _device(device)
     evidence = _evidence(calibrate, split, calibration_images)
-    exporter = _exporter(backend, profile, precision, evidence.calibration is not None, options_from(option or []))
     shape = InputShape(batch, image_size(imgsz), _dynamic(dynamic))
+    options = options_from(option or [])
+    if max_drop is not None:
+        options["max_drop"] = max_drop
+    if backend == "auto":
+        _refuse_auto(profile, options)
+        flags: dict[str, Any] = {
+            "--calibrate": calibrate,
+            "--split": split,
+            "--calibration-images": calibration_images,
+            "--head": head,
+        }
+        flags |= {"--imgsz": imgsz, "--batch": batch, "--dynamic": dynamic, "--max-drop": max_drop}
+        floats = ("fp32",) if evidence.calibration is None else ("fp32", "int8")
+        precisions = floats if precision is None else (precision,)
+        _auto(Wanted(checkpoint, passed_on(flags), precisions, evidence, shape, max_drop, output), as_json)
+        return
+    exporter = _exporter(backend, profile, precision, evidence.calibration is not None, options)
     request = Request(exporter, evidence, shape, profile, head)
     with progress() as say:
         exported = export_checkpoint(checkpoint, request, output, say)
@@ -53,6 +75,29 @@ def export(
         return
     _print(exported.artifact, exported.reused)
     print_notes(notes)
+
+
+def _refuse_auto(device: Device | None, options: dict[str, Any]) -> None:
+    from edgedeploy.device import THIS_MACHINE
+    from edgedeploy.errors import UsageError
+
+    if device is not None and device.name != THIS_MACHINE:
+        raise UsageError(
+            f"--backend auto measures, so it can choose for this machine only, not for {device.name}: name a backend."
+        )
+    if options.keys() - {"max_drop"}:
+        raise UsageError("--backend auto tries several exporters, and --option is for one: name a backend.")
+
+
+def _auto(wanted: Wanted, as_json: bool) -> None:
+    with progress() as say:
+        path, candidates = export_fastest(wanted, say)
+    if as_json:
+        print_json({"path": path, "candidates": candidates})
+        return
+    columns = ["candidate", "", "loss", "one call", "x", "computed in, or why not"]
+    print_table("tried, on the same samples, timed in turn", columns, candidate_rows(candidates))
+    typer.echo(f"taken: {candidates[0].name}, {path}")
 
 
 def _device(name: str | None) -> Device | None:

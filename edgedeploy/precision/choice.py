@@ -217,6 +217,11 @@ def _by_distance(trials: Trials, forced: frozenset[str], exporter: Exporter) -> 
         )
     kept = found.kept | forced
     lowered = frozenset(trials.units) - kept
+    if not lowered:
+        raise ExportFailed(
+            f"No part of the graph can be in {exporter.precision} without moving the results by more than {limit:g} "
+            "(0 is none, 1 is all). Check the calibration samples, or export in fp32."
+        )
     kept_in_order = tuple(unit for unit in trials.units if unit in kept)
     return Choice(lowered, kept_in_order, found.chosen, found.everything, limit, trials.opened)
 
@@ -253,7 +258,7 @@ def _by_metric(trials: Trials, job: Job, forced: frozenset[str], exporter: Expor
             f"{exporter.precision} of any part costs more than {exporter.max_drop:g} of AP on these images. "
             "Allow more, give more images, or export in fp32."
         )
-    points = sorted((Point(len(chosen) / len(trials.units), d) for d, chosen in seen.values()), key=lambda p: p.share)
+    points = sorted({Point(len(chosen) / len(trials.units), d) for d, chosen in seen.values()}, key=lambda p: p.share)
     return Choice(
         lowered=lowered,
         kept=tuple(unit for unit in trials.units if unit not in lowered),

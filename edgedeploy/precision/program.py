@@ -124,7 +124,7 @@ class ProgramSession:
 
     def __init__(self, module: torch.nn.Module, signature: Signature, name: str, computes_in: str) -> None:
         self._module, self._signature = module, signature
-        self._facts = {
+        self._facts: dict[str, str | int | float] = {
             "runtime": f"torch ({name})",
             "version": torch.__version__,
             "threads": torch.get_num_threads(),

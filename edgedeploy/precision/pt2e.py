@@ -122,7 +122,7 @@ class _Nothing(Quantizer):  # type: ignore[misc]
         self._inner = inner
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        return self._inner.transform_for_annotation(model) if self._inner is not None else model
+        return _transformed(self._inner, model) if self._inner is not None else model
 
     def annotate(self, model: GraphModule) -> GraphModule:
         return model
@@ -143,19 +143,25 @@ class _Only(Quantizer):  # type: ignore[misc]
         self._inner, self._lowered = inner, lowered
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        return self._inner.transform_for_annotation(model)
+        return _transformed(self._inner, model)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:
             if node.op == "call_function" and unit_of(node) not in self._lowered:
                 node.meta[ANNOTATION] = QuantizationAnnotation(_annotated=True)
-        return self._inner.annotate(model)
+        self._inner.annotate(model)
+        return model
 
     def validate(self, model: GraphModule) -> None:
         self._inner.validate(model)
 
     def prepare_obs_or_fq_callback(self, model: GraphModule, edge_or_node_to_obs_or_fq: Any) -> None:
         self._inner.prepare_obs_or_fq_callback(model, edge_or_node_to_obs_or_fq)
+
+
+def _transformed(quantizer: Quantizer, model: GraphModule) -> GraphModule:
+    module: GraphModule = quantizer.transform_for_annotation(model)
+    return module
 
 
 class _Recorder(Interpreter):
