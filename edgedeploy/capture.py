@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MODULE_PATH_KEY = "pkg.torch.onnx.name_scopes"
 #: Key under which an ONNX file carries the task contract, as JSON.
 TASK_KEY = "edgedeploy.task"
+#: Key under which it says in what precision it computes; without it, in that of its tensors.
+COMPUTES_KEY = "edgedeploy.computes_in"
 #: Largest dynamic batch, and image side in strides, that a captured graph is checked for.
 MAX_BATCH, MAX_STRIDES = 1024, 512
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgedeploy import plugins
-from edgedeploy.capture import module_path
+from edgedeploy.capture import COMPUTES_KEY, module_path
 from edgedeploy.errors import Unavailable
 from edgedeploy.runtime import Session, inputs_of
 from edgedeploy.tasks.task import Prepared
@@ -79,6 +79,7 @@ class HalfLowering:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that it clips: those that matter are in fp32
             halved = float16.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+        halved.metadata_props.add(key=COMPUTES_KEY, value="fp16 and fp32" if kept else "fp16")
         onnx.save(halved, target)
 
 

@@ -19,7 +19,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgedeploy import plugins
-from edgedeploy.capture import module_path
+from edgedeploy.capture import COMPUTES_KEY, module_path
 from edgedeploy.errors import UsageError
 from edgedeploy.precision.choice import refuse_noise
 from edgedeploy.precision.search import between_weights
@@ -43,6 +43,7 @@ _TYPES = {
     "uint16": QuantType.QUInt16,
     "int16": QuantType.QInt16,
 }
+_BITS = {"uint8": "int8", "int8": "int8", "uint16": "int8 weights, int16", "int16": "int8 weights, int16"}
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,9 @@ class QdqLowering:
                 extra_options=extra,
                 calibration_cache_path=ranges,
             )
+        proto = onnx.load(target)
+        onnx.helper.set_model_props(proto, {**_props(proto), COMPUTES_KEY: f"{_BITS[scheme.activations]} and fp32"})
+        onnx.save(proto, target)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -181,6 +185,10 @@ def _prepare(source: Path, target: Path) -> None:
     folded = not any(node.op_type == "BatchNormalization" for node in nodes)
     with _quiet():
         quant_pre_process(source, target, skip_optimization=folded, skip_symbolic_shape=True)
+
+
+def _props(proto: Any) -> dict[str, str]:
+    return {p.key: p.value for p in proto.metadata_props}
 
 
 def _consumers(graph: Any) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ def test_what_leaves_the_range_of_fp16_stays_fp32(tmp_path: Path) -> None:
 
 
 def test_the_headroom_is_for_sums_inside_a_layer() -> None:
-    assert LARGEST < np.finfo(np.float16).max
+    assert float(np.finfo(np.float16).max) / LARGEST >= 4
 
 
 @pytest.mark.parametrize(
