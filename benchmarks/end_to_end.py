@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnxruntime
 
@@ -64,9 +64,12 @@ def measure(artifact: Artifact, images: list[Array], threads: int, duration: flo
     return timing
 
 
-def over(items: list[Array], call: Callable[[Array], object]) -> Callable[[], object]:
+Item = TypeVar("Item")
+
+
+def over(items: list[Item], call: Callable[[Item], object]) -> Callable[[], object]:
     """A call without arguments, that takes the next item each time."""
-    turn: Iterator[Array] = itertools.cycle(items)
+    turn: Iterator[Item] = itertools.cycle(items)
     return lambda: call(next(turn))
 
 

@@ -25,9 +25,9 @@ from edgedeploy.artifact import Artifact
 from edgedeploy.bench.environment import collect, imported_packages
 from edgedeploy.bench.interleave import BLOCK, interleave
 from edgedeploy.bench.telemetry import Counters, between, read_counters
-from edgedeploy.comparison import Caller
 from edgedeploy.errors import Unavailable
 from edgedeploy.exporter import Request
+from edgedeploy.golden import Caller
 from edgedeploy.model import InputShape, file_digest
 from edgedeploy.pipeline import evidence_from, export_checkpoint, read_calibration_set
 from edgedeploy.records import to_json
