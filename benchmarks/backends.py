@@ -3,9 +3,9 @@
     python -m benchmarks.backends CHECKPOINT --data VAL.json --calibrate TRAIN.json --bundles out/backends
 
 Every export is a process of its own, by ``edgedeploy export``; bundles in ``--bundles`` that are still true are taken
-as they are. AP50-95 is taken on the same images for all, and its difference from the eager FP32 checkpoint (a model given
-as ONNX: that graph in ONNX Runtime) with a paired 90 % interval. Backends that run here in an emulation only (Core ML's
-reference interpreter, the rehearsal of TensorRT's typed graph, the Hexagon simulator) are named so.
+as they are. AP50-95 is taken on the same images for all, and its difference from the eager FP32 checkpoint (of a model
+given as ONNX: that graph in ONNX Runtime) with a paired 90 % interval. Backends that run here in an emulation only
+(Core ML's reference interpreter, the rehearsal of TensorRT's typed graph, the Hexagon simulator) are named so.
 """
 
 from __future__ import annotations
