@@ -25,7 +25,7 @@ from edgedeploy.compare import agreement
 from edgedeploy.errors import UsageError
 from edgedeploy.golden import Caller
 from edgedeploy.model import InputShape, Source, load
-from edgedeploy.opening import open_artifact_here
+from edgedeploy.opening import described, open_artifact_here
 from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels
 from edgedeploy.tasks.detect import Detections
@@ -68,12 +68,17 @@ class ChangedImage:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out. ``agreement`` holds, per output, the median SNR, the worst SNR of a channel, the largest error."""
+    """What came out.
+
+    ``run_by`` is what computed the artifact's side: its runtime, or what it was emulated by. ``agreement`` holds, per
+    output, the median SNR, the worst SNR of a channel, the largest error.
+    """
 
     schema: int
     checkpoint: Source
     artifact: str
     artifact_digest: str
+    run_by: str
     reference: Accuracy
     candidate: Accuracy
     difference: PairedDifference
@@ -127,6 +132,7 @@ def compare(
         checkpoint=model.source,
         artifact=str(bundle),
         artifact_digest=artifact.digest,
+        run_by=f"{described(candidate.session)}, in {candidate.session.facts['computes_in']}",
         reference=sides[0].accuracy,
         candidate=sides[1].accuracy,
         difference=difference,

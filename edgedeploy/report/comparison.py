@@ -37,6 +37,7 @@ def fact_rows(comparison: Comparison) -> list[tuple[str, str]]:
     rows = [
         ("checkpoint", f"{comparison.checkpoint.reference} (sha256 {comparison.checkpoint.sha256[:12]})"),
         ("artifact", f"{comparison.artifact} ({comparison.artifact_digest[:12]})"),
+        ("run by", comparison.run_by),
         ("data", data),
         ("evaluator", f"{one.metric.evaluator}, at most {one.metric.max_detections} detections per image"),
         (

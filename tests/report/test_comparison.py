@@ -38,6 +38,7 @@ def comparison(reference: Accuracy, candidate: Accuracy) -> Comparison:
         checkpoint=Source("net.pt", "ultralytics", "c" * 64),
         artifact="net.edge",
         artifact_digest="a" * 64,
+        run_by="onnxruntime 1.0, in int8 and fp32",
         reference=reference,
         candidate=candidate,
         difference=PairedDifference(difference, replace(difference, estimate=0.0, low=-0.001, high=0.0)),
