@@ -4,8 +4,9 @@
 
 Each export is a process of its own, timed from start to exit. What came out is judged by one evaluator on the same
 images with the same preprocessing, and timed in turn in one process: their files are opened as their own predictor
-opens them (OpenVINO with its latency hint and the precision that it picks by itself). ``--calibrate-yaml`` is the set of
-``--calibrate`` in the form that Ultralytics reads. Ultralytics is optional and AGPL-3.0; nothing of it is shipped here.
+opens them (OpenVINO with its latency hint and the precision that it picks by itself). ``--calibrate-yaml`` is the set
+of ``--calibrate`` in the form that Ultralytics reads. Ultralytics is optional and AGPL-3.0; nothing of it is shipped
+here.
 """
 
 from __future__ import annotations
