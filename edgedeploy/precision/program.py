@@ -109,7 +109,15 @@ def again(
     example = tuple(torch.from_numpy(random_input(spec, sizes, seed=0)) for spec in signature.inputs)
     shapes = tuple({i: dims[d] for i, d in enumerate(s.shape) if d in dims} for s in signature.inputs)
     with quiet():
-        return torch.export.export(module, example, dynamic_shapes=shapes if dims else None, strict=False)
+        program = torch.export.export(module, example, dynamic_shapes=shapes if dims else None, strict=False)
+    forget_history(program.graph_module)
+    return program
+
+
+def forget_history(module: GraphModule) -> None:
+    """Drop the record of which nodes of earlier exports each node came from: every pass of a compiler copies it."""
+    for node in module.graph.nodes:
+        node.meta.pop("from_node", None)
 
 
 class ProgramSession:

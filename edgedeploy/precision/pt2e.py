@@ -22,7 +22,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantize
 
 from edgedeploy.errors import ExportFailed
 from edgedeploy.precision.choice import refuse_noise
-from edgedeploy.precision.program import ProgramSession, idle, is_float, quiet, unit_of
+from edgedeploy.precision.program import ProgramSession, forget_history, idle, is_float, quiet, unit_of
 from edgedeploy.runtime import Session, inputs_of
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature
@@ -48,11 +48,11 @@ class Pt2eLowering:
         program: ExportedProgram,
         signature: Signature,
         quantizer: Callable[[], Quantizer],
-        method: Method = "minmax",
+        method: Method = "histogram",
     ) -> None:
         self._signature, self._quantizer, self._method = signature, quantizer, method
         self._base = folded(program, quantizer)
-        annotated = _annotated(copy.deepcopy(self._base), quantizer())
+        annotated = _annotated(self._base, quantizer())
         self.units = list(dict.fromkeys(unit_of(node) for node in annotated))
         if not self.units:
             raise ExportFailed("There is nothing in this graph that can be computed in int8. Export it in fp32.")
@@ -111,6 +111,7 @@ def folded(program: ExportedProgram, quantizer: Callable[[], Quantizer] | None =
     with quiet(), torch.no_grad():
         inner = quantizer() if quantizer is not None else None
         module: GraphModule = prepare_pt2e(copy.deepcopy(program.module(check_guards=False)), _Nothing(inner))
+    forget_history(module)
     return module
 
 
@@ -207,10 +208,10 @@ def _fix(observer: ObserverBase, low: float, high: float) -> None:
     observer.calculate_qparams = fixed.calculate_qparams
 
 
-def _annotated(module: GraphModule, quantizer: Quantizer) -> list[Node]:
+def _annotated(base: GraphModule, quantizer: Quantizer) -> list[Node]:
     """The nodes for which the quantiser has a form in int8, in topological order."""
     with quiet():
-        module = quantizer.transform_for_annotation(module)
+        module = quantizer.transform_for_annotation(copy.deepcopy(base))
         quantizer.annotate(module)
     return [n for n in module.graph.nodes if n.op == "call_function" and _wants(n.meta.get(ANNOTATION))]
 
