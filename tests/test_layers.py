@@ -25,12 +25,16 @@ LAYERS = [
     ["golden", "opening", "accuracy"],
     ["exporter"],
     ["precision", "bench", "verify"],
-    ["comparison", "verdict"],
-    ["report", "history"],
+    ["comparison", "verdict", "rungs", "drift"],
+    ["causes"],
+    ["ladder"],
+    ["fix"],
+    ["report", "history", "fastest"],
     ["pipeline", "plan", "testing"],
     ["models", "compress"],
     ["demo"],
     ["cli"],
+    ["__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 LIGHT = {
@@ -83,7 +87,11 @@ def test_a_module_imports_only_what_stands_above_it(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in _modules() if p.relative_to(ROOT / "edgedeploy").parts[0] not in ("models", "compress", "demo", "precision")],
+    [
+        p
+        for p in _modules()
+        if p.relative_to(ROOT / "edgedeploy").parts[0] not in ("models", "compress", "demo", "precision")
+    ],
     ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
 def test_the_core_imports_nothing_heavy_at_module_level(path: Path) -> None:

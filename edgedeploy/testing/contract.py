@@ -193,8 +193,8 @@ def it_refuses_options_that_it_does_not_have(one: Made) -> None:
         raise AssertionError(f"it took {wrong} {options}")
     if precision == "fp32":
         return
-    exporter: Exporter = kind.for_device(one.request.device, precision, {"keep_float": ("no.such.module",)})
     try:
+        exporter: Exporter = kind.for_device(one.request.device, precision, {"keep_float": ("no.such.module",)})
         export(one.model, Request(exporter, one.request.evidence, device=one.request.device), one.folder / "wrong")
     except UsageError:
         assert not list((one.folder / "wrong").glob("*")), "something half-written was left"
@@ -222,12 +222,14 @@ def it_refuses_damaged_files(one: Made) -> None:
 
 
 def it_keeps_modules_in_float_on_request(one: Made) -> None:
-    """In a lower precision, ``keep_float`` names modules, and the record of decisions repeats them."""
-    if one.request.exporter.precision == "fp32":
+    """In a lower precision, ``keep_float`` is refused, or names modules that the record of decisions repeats."""
+    kind, precision = type(one.request.exporter), one.request.exporter.precision
+    if precision == "fp32":
         return
-    exporter = type(one.request.exporter).for_device(
-        one.request.device, one.request.exporter.precision, {"keep_float": ("block",)}
-    )
+    try:
+        exporter = kind.for_device(one.request.device, precision, {"keep_float": ("block",)})
+    except UsageError:
+        return
     request = Request(exporter, one.request.evidence, device=one.request.device)
     artifact = export(one.model, request, one.folder / "kept")
     kept = artifact.manifest.exporter.decisions["main"]["kept_in_float"]
