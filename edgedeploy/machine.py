@@ -42,7 +42,8 @@ _ARM_PARTS = dict(
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn"),
     "litert": ("ai-edge-litert", "tflite-runtime"),
-    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
 _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,clocks.max.sm", "--format=csv,noheader")
 

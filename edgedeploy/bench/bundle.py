@@ -108,5 +108,5 @@ def _array(file: Path) -> Any:
 
 def _digest(artifact: Artifact) -> str:
     """Of what decides the result and the time: graph files and task contract. When it was exported does not count."""
-    graphs = {name: {n: r.sha256 for n, r in artifact.members(name).items()} for name in artifact.manifest.graphs}
+    graphs = {n: record.sha256 for n, record in artifact.manifest.files.items() if n.startswith("graphs/")}
     return hashlib.sha256(canonical([graphs, artifact.manifest.task])).hexdigest()

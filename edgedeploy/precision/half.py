@@ -79,7 +79,8 @@ class HalfLowering:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that it clips: those that matter are in fp32
             halved = float16.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
-        halved.metadata_props.add(key=COMPUTES_KEY, value="fp16 and fp32" if kept else "fp16")
+        said = {p.key: p.value for p in halved.metadata_props}
+        onnx.helper.set_model_props(halved, {**said, COMPUTES_KEY: "fp16 and fp32" if kept else "fp16"})
         onnx.save(halved, target)
 
 
