@@ -79,9 +79,24 @@ class HalfLowering:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that it clips: those that matter are in fp32
             halved = float16.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+        _restore(halved, self._proto)
         said = {p.key: p.value for p in halved.metadata_props}
         onnx.helper.set_model_props(halved, {**said, COMPUTES_KEY: "fp16 and fp32" if kept else "fp16"})
         onnx.save(halved, target)
+
+
+def _restore(halved: Any, original: Any) -> None:
+    """Give nodes that stay in fp32 their own weights: the converter stores all in fp16, and casts those back."""
+    weights = {weight.name: weight for weight in original.graph.initializer}
+    casts = [node for node in halved.graph.node if node.op_type == "Cast" and node.input[0] in weights]
+    for cast in casts:
+        exact = halved.graph.initializer.add()
+        exact.CopyFrom(weights[cast.input[0]])
+        exact.name = cast.output[0]
+        halved.graph.node.remove(cast)
+    read = {name for node in halved.graph.node for name in node.input}
+    for weight in [w for w in halved.graph.initializer if w.name not in read]:
+        halved.graph.initializer.remove(weight)
 
 
 def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepared]) -> frozenset[str]:

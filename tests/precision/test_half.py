@@ -80,6 +80,17 @@ def test_what_leaves_the_range_of_fp16_stays_fp32(tmp_path: Path) -> None:
     assert not np.isfinite(overflown).all() or np.abs(overflown - wanted).max() > np.abs(kept - wanted).max()
 
 
+def test_what_stays_fp32_keeps_its_weights_to_the_last_bit(tmp_path: Path) -> None:
+    half = lowering(tmp_path, 1)
+    half.write(tmp_path / "half.onnx", frozenset(half.units) - {"last"})
+    floats, mixed = (onnx.load(tmp_path / name).graph for name in ("float.onnx", "half.onnx"))
+    exact = {onnx.numpy_helper.to_array(i).tobytes() for i in floats.initializer if len(i.dims) == 4}
+    kept = [onnx.numpy_helper.to_array(i) for i in mixed.initializer if i.data_type == onnx.TensorProto.FLOAT]
+    assert sum(weight.ndim == 4 for weight in kept) == 1
+    assert all(weight.tobytes() in exact for weight in kept if weight.ndim == 4)
+    onnx.checker.check_model(onnx.load(tmp_path / "half.onnx"))
+
+
 def test_the_headroom_is_for_sums_inside_a_layer() -> None:
     assert float(np.finfo(np.float16).max) / LARGEST >= 4
 
