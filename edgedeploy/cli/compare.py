@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgedeploy.cli.ladder import Asked, run_ladder
 from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
+from edgedeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from edgedeploy.comparison import Compared
@@ -21,7 +23,7 @@ MOVED = 0.0005
 def compare(
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint that the bundle was exported from.")],
     bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
-    data: Annotated[Path, typer.Option(help="data.yaml or COCO json to measure on.")],
+    data: Annotated[Path | None, typer.Option(help="data.yaml or COCO json to measure on.")] = None,
     margin: Annotated[
         float | None, typer.Option(help=f"AP50-95 that does not matter [{MARGIN}]; given, 4 is the status of 'no'.")
     ] = None,
@@ -31,9 +33,19 @@ def compare(
     show: Annotated[int, typer.Option(min=0, help="How many of the most changed images to draw.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the artifact's runtime.")] = None,
     max_detections: Annotated[int, typer.Option(min=1, help="Detections kept per image.")] = 300,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Instead: where it goes wrong, form by form.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="The ladder; what breaks is exported again and checked.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for what --fix exports; else fixed/ beside it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare an artifact with its FP32 checkpoint on a data set: AP, paired interval, equivalence, what changed."""
+    if ladder or fix:
+        run_ladder(Asked(checkpoint, bundle, data, split, limit, threads, fix, output, as_json))
+        return
+    if data is None:
+        raise UsageError("To compare accuracy there has to be a data set: give --data data.yaml, or --ladder.")
     from edgedeploy.comparison import Options
     from edgedeploy.comparison import compare as run
     from edgedeploy.tasks.dataset import read_detection_set

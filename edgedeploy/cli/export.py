@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edgedeploy.cli.auto import Wanted, candidate_rows, export_fastest, passed_on
+from edgedeploy.cli.ladder import after_export
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def export(
     request = Request(exporter, evidence, shape, profile, head)
     with progress() as say:
         exported = export_checkpoint(checkpoint, request, output, say)
-    notes = [*exported.artifact.manifest.notes, *_about(evidence, request, exported.artifact)]
+        wrong = after_export(checkpoint, exported.artifact, say)
+    notes = [*exported.artifact.manifest.notes, *_about(evidence, request, exported.artifact), *wrong]
     if as_json:
         manifest = exported.artifact.manifest
         print_json({"path": exported.artifact.path, "reused": exported.reused, "manifest": manifest, "notes": notes})

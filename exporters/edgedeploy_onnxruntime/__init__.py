@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from edgedeploy.capture import to_onnx
 from edgedeploy.device import Device, this_machine
 from edgedeploy.errors import Unavailable, UsageError
-from edgedeploy.exporter import Exporter, Job, Written
+from edgedeploy.exporter import Exporter, Job, Step, Written
 
 if TYPE_CHECKING:
     from edgedeploy.precision.half import HalfLowering
@@ -89,25 +89,27 @@ class OnnxRuntime(Exporter):
                 f"torch cannot write this model in opset {self.opset}, only in {found}: add opset={found}."
             )
 
+    def steps(self, job: Job, decisions: Mapping[str, Any]) -> Iterator[Step]:
+        """See `Exporter.steps`: the graph in the low precision, made again; in fp32 that is the float ONNX itself."""
+        if self.precision == "fp32":
+            return
+        self._precision()
+        from edgedeploy.precision.choice import working_directory
+
+        with working_directory() as work:
+            source = work / "main.onnx"
+            to_onnx(job.model.graphs["main"], source, self.opset, job.model.task)
+            lowering = self._lowering(job, "main", source, work)
+            lowered = frozenset(lowering.units) - frozenset(decisions["main"]["kept_in_float"])
+            yield Step(f"{self.precision} ONNX", lowering.open(lowered))
+
     def _lower(self, job: Job, name: str, path: Path) -> tuple[dict[str, Any], list[str]]:
         """Replace the float graph at ``path`` by its low-precision form; what was decided, and what to know of it."""
-        try:
-            from edgedeploy.precision.choice import choose, few_samples, working_directory
-            from edgedeploy.precision.half import HalfLowering
-            from edgedeploy.precision.qdq import QdqLowering, Scheme
-        except ImportError as error:
-            raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
+        self._precision()
+        from edgedeploy.precision.choice import choose, few_samples, working_directory
 
-        signature = job.model.graphs[name].signature
         with working_directory() as work:
-            lowering: QdqLowering | HalfLowering
-            if self.precision == "fp16":
-                lowering = HalfLowering(path, signature, work, job.calibration)
-            else:
-                scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration)
-                lowering = QdqLowering(path, signature, scheme, work)
-                job.progress(f"taking ranges from {len(job.calibration)} samples")
-                lowering.calibrate(job.calibration)
+            lowering = self._lowering(job, name, path, work)
             choice = choose(lowering, job, name, self)
             lowering.write(path, choice.lowered)
         notes = choice.notes(self.precision)
@@ -119,6 +121,29 @@ class OnnxRuntime(Exporter):
                 "there"
             )
         return choice.record(), notes
+
+    def _lowering(self, job: Job, name: str, path: Path, work: Path) -> QdqLowering | HalfLowering:
+        """What lowers the float graph at ``path``, with its ranges taken."""
+        from edgedeploy.precision.half import HalfLowering
+        from edgedeploy.precision.qdq import QdqLowering, Scheme
+
+        signature = job.model.graphs[name].signature
+        if self.precision == "fp16":
+            return HalfLowering(path, signature, work, job.calibration)
+        scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration)
+        lowering = QdqLowering(path, signature, scheme, work)
+        job.progress(f"taking ranges from {len(job.calibration)} samples")
+        lowering.calibrate(job.calibration)
+        return lowering
+
+    @staticmethod
+    def _precision() -> None:
+        """Refuse early where what lowers graphs is not installed."""
+        try:
+            import edgedeploy.precision.half
+            import edgedeploy.precision.qdq  # noqa: F401
+        except ImportError as error:
+            raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
 
 
 def _ir_version(path: Path) -> int:

@@ -10,11 +10,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from edgedeploy.capture import COMPUTES_KEY
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
 from edgedeploy.runtime import Outputs, Runtime, Session
 from edgedeploy.tensors import Array, Signature
 
 Optimization = Literal["all", "extended", "basic", "none"]
+#: Optimisers that are wrong for Q/DQ nodes with scales in fp16 (seen in ONNX Runtime 1.31).
+WRONG_IN_HALF = ["WeightBiasQuantization"]
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -57,6 +60,13 @@ class OnnxRuntimeRuntime(Runtime):
 
     def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
         """See `Runtime.open`."""
+        return self._opened(files, signatures, tapped=False)
+
+    def open_tapped(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
+        """See `Runtime.open_tapped`; needs the package onnx, to add the outputs in memory."""
+        return self._opened(files, signatures, tapped=True)
+
+    def _opened(self, files: Mapping[str, Path], signatures: Mapping[str, Signature], tapped: bool) -> Session:
         if self.optimization not in _LEVELS:
             raise UsageError(f"There is no optimization '{self.optimization}'. Known: {', '.join(_LEVELS)}.")
         if self.threads is not None and self.threads < 1:
@@ -70,11 +80,13 @@ class OnnxRuntimeRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[self.optimization])
         options.log_severity_level = 3
-        sessions = {name: _open(ort, path, options, self.provider) for name, path in files.items()}
+        sources = {name: _tapped(path) if tapped else str(path) for name, path in files.items()}
+        sessions = {name: _open(ort, files[name], source, options, self.provider) for name, source in sources.items()}
         facts = {
             "runtime": "onnxruntime",
             "version": ort.__version__,
             "threads": self.threads or "default",
+            "computes_in": ", ".join(sorted({_computes_in(s) for s in sessions.values()})),
             "provider": ",".join(sorted({p for s in sessions.values() for p in s.get_providers()})),
             "optimization": self.optimization,
             "io_binding": int(self.io_binding),
@@ -146,10 +158,26 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(ort: Any, path: Path, options: Any, provider: str) -> Any:
+def _tapped(path: Path) -> bytes:
+    """The graph with taps, as bytes."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise Unavailable.extra("onnx, which shows what is inside a graph,", "export") from error
+    from edgedeploy_onnxruntime.taps import add_taps
+
+    proto = onnx.load(path)
+    add_taps(proto)
+    return bytes(proto.SerializeToString())
+
+
+def _open(ort: Any, path: Path, source: str | bytes, options: Any, provider: str) -> Any:
+    """A session of ``source``, the file itself or bytes made of it; ``path`` is for what is said of it."""
     providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(source, options, providers=providers)
+        if {"int8", "fp16"} <= {*_computes_in(session).split()}:
+            session = ort.InferenceSession(source, options, providers=providers, disabled_optimizers=WRONG_IN_HALF)
     except Exception as error:  # onnxruntime's exceptions share no base class
         text = _line(error)
         if "opset" in text.lower() or "ir version" in text.lower():
@@ -158,6 +186,13 @@ def _open(ort: Any, path: Path, options: Any, provider: str) -> Any:
     if provider not in session.get_providers():
         raise Unavailable(f"ONNX Runtime did not start {provider} and fell back to {session.get_providers()}.")
     return session
+
+
+def _computes_in(session: Any) -> str:
+    """As the graph says it was typed; for one that says nothing, after the type of its inputs."""
+    said = session.get_modelmeta().custom_metadata_map.get(COMPUTES_KEY)
+    kinds = {value.type for value in session.get_inputs()}
+    return str(said or ("fp16" if "tensor(float16)" in kinds else "fp32"))
 
 
 def _line(error: BaseException) -> str:
