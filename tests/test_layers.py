@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Each line may import the lines above it, and a package its own modules.
 LAYERS = [
-    ["errors"],
+    ["errors", "fate"],
     ["tensors", "units", "records", "strictyaml"],
     ["plugins", "facts"],
     ["parts"],
@@ -24,7 +24,7 @@ LAYERS = [
     ["archive", "capture", "compare"],
     ["golden", "opening", "accuracy"],
     ["exporter"],
-    ["precision", "bench", "verify"],
+    ["precision", "bench", "verify", "isolate", "trial"],
     ["comparison", "verdict", "rungs", "drift"],
     ["causes"],
     ["ladder"],

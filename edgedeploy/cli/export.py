@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edgedeploy.cli.auto import Wanted, candidate_rows, export_fastest, passed_on
+from edgedeploy.cli.child import in_child, protected
 from edgedeploy.cli.ladder import after_export
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 
@@ -39,14 +40,18 @@ def export(
     calibration_images: Annotated[int, typer.Option(help="At most so many images to calibrate on.")] = 200,
     split: Annotated[str | None, typer.Option(help="Split of the data set; else train, else val.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="An exporter option, key=value.")] = None,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="In an environment made for this backend, kept in the cache.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint for a device: OUTPUT/NAME.edge, checked against the checkpoint on real images."""
+    profile = _device(device)
+    protected(output, _environment(_backend(backend, profile)) if isolated and not in_child() else None)
     from edgedeploy.exporter import Request
     from edgedeploy.model import InputShape
     from edgedeploy.pipeline import export_checkpoint
 
-    profile = _device(device)
     evidence = _evidence(calibrate, split, calibration_images)
     shape = InputShape(batch, image_size(imgsz), _dynamic(dynamic))
     options = options_from(option or [])
@@ -110,13 +115,29 @@ def _device(name: str | None) -> Device | None:
     return load(name)
 
 
+def _backend(backend: str | None, device: Device | None) -> str:
+    return backend or (device.backend if device else None) or "onnxruntime"
+
+
+def _environment(backend: str) -> Path:
+    """The interpreter of an environment that has this backend; says what was made, as that takes minutes and space."""
+    from edgedeploy.errors import UsageError
+    from edgedeploy.isolate import prepare
+
+    if backend == "auto":
+        raise UsageError("--isolated is for one backend, and --backend auto tries all that are here: name one.")
+    with progress() as say:
+        environment = prepare(backend, say)
+    return environment.python
+
+
 def _exporter(
     backend: str | None, device: Device | None, precision: str | None, data: bool, options: dict[str, Any]
 ) -> Any:
     from edgedeploy import plugins
     from edgedeploy.errors import Unavailable
 
-    name = backend or (device.backend if device else None) or "onnxruntime"
+    name = _backend(backend, device)
     known = plugins.names(plugins.EXPORTERS)
     if backend is None and device is not None and name not in known:
         others = [software.name for software in device.runtimes if software.name in known]

@@ -27,7 +27,7 @@ from edgedeploy.errors import EdgeDeployError, ExportFailed, Unavailable, UsageE
 from edgedeploy.models.onnx_operators import HOST_INPUTS, ON_HOST, OPERATORS, ROLES, Function, Node, Refused
 from edgedeploy.models.onnx_operators.node import DTYPES, as_host, as_tensor
 
-#: The opsets whose operators were compared with those here.
+#: The opsets whose changes to these operators are known here.
 OPSETS = range(7, 25)
 #: Weight operators own the path of their module; what else came from it (an activation) goes below.
 _OWN = re.compile(r"_|$|(weight|bias|running_mean|running_var|scale|zero_point|constant\w*|takes|gives|node)$")
@@ -285,6 +285,8 @@ def _tensor(proto: Any) -> torch.Tensor:
 
     if proto.data_type not in DTYPES:
         raise Refused(f"element type {proto.data_type}")
+    if proto.data_location == proto.EXTERNAL:
+        raise Refused("its value is in another file")
     array = numpy_helper.to_array(proto)
     wanted = DTYPES[proto.data_type]
     return torch.from_numpy(array.astype(np.float32) if wanted == torch.bfloat16 else np.array(array)).to(wanted)

@@ -2,6 +2,7 @@
 
 - `choice`: the search; what it needs of a representation of the network is a `choice.Lowering`.
 - `qdq`: int8 as explicit Q/DQ nodes in ONNX.
+- `placement`: the same, only on the inputs of what has weights, as compilers want them.
 - `half`: fp16 as types and casts in ONNX.
 - `pt2e`: int8 as Q/DQ operators in an exported PyTorch program.
 

@@ -89,11 +89,11 @@ def _restore(halved: Any, original: Any) -> None:
     """Give nodes that stay in fp32 their own weights: the converter stores all in fp16, and casts those back."""
     weights = {weight.name: weight for weight in original.graph.initializer}
     casts = [node for node in halved.graph.node if node.op_type == "Cast" and node.input[0] in weights]
-    for cast in casts:
+    for node in casts:
         exact = halved.graph.initializer.add()
-        exact.CopyFrom(weights[cast.input[0]])
-        exact.name = cast.output[0]
-        halved.graph.node.remove(cast)
+        exact.CopyFrom(weights[node.input[0]])
+        exact.name = node.output[0]
+        halved.graph.node.remove(node)
     read = {name for node in halved.graph.node for name in node.input}
     for weight in [w for w in halved.graph.initializer if w.name not in read]:
         halved.graph.initializer.remove(weight)

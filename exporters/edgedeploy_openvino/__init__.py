@@ -18,7 +18,7 @@ from edgedeploy_openvino.modules import module_outputs
 from edgedeploy_openvino.runtime import PRECISION_INFO, TAPS_INFO, OpenVINORuntime, openvino
 
 if TYPE_CHECKING:
-    from edgedeploy.precision.qdq import QdqLowering
+    from edgedeploy.precision.placement import InputLowering
     from edgedeploy.runtime import Session
     from edgedeploy.tensors import Signature
 
@@ -108,13 +108,14 @@ class OpenVINO(Exporter):
         runtime = plugins.find(plugins.RUNTIMES, "onnxruntime")()
         yield Step("ONNX int8", runtime.open({"main": quantised}, {"main": graph.signature}))
 
-    def _calibrated(self, job: Job, name: str, source: Path, work: Path) -> QdqLowering:
+    def _calibrated(self, job: Job, name: str, source: Path, work: Path) -> InputLowering:
         try:
-            from edgedeploy.precision.qdq import QdqLowering, Scheme
+            from edgedeploy.precision.placement import InputLowering
+            from edgedeploy.precision.qdq import Scheme
         except ImportError as error:
             raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
-        scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration)
-        lowering = QdqLowering(source, job.model.graphs[name].signature, scheme, work)
+        scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration, bias=False)
+        lowering = InputLowering(source, job.model.graphs[name].signature, scheme, work)
         job.progress(f"taking ranges from {len(job.calibration)} samples")
         lowering.calibrate(job.calibration)
         return lowering
@@ -123,7 +124,7 @@ class OpenVINO(Exporter):
 class _Trials:
     """The quantised graph as OpenVINO computes it; see `edgedeploy.precision.choice.Lowering`."""
 
-    def __init__(self, lowering: QdqLowering, signature: Signature, work: Path) -> None:
+    def __init__(self, lowering: InputLowering, signature: Signature, work: Path) -> None:
         self._lowering, self._signature = lowering, signature
         self._source, self._target = work / "openvino-trial.onnx", work / "openvino-trial.xml"
 

@@ -63,9 +63,12 @@ def lower(exporter: TensorRT, job: Job, name: str, path: Path, again: Mapping[st
 
 def _int8(exporter: TensorRT, job: Job, name: str, path: Path, work: Path, kept: Sequence[str] | None) -> Typed:
     from edgedeploy.precision.choice import choose
-    from edgedeploy_tensorrt.placement import InputLowering
+    from edgedeploy.precision.placement import InputLowering
+    from edgedeploy.precision.qdq import Scheme
 
-    lowering = InputLowering(path, job.model.graphs[name].signature, exporter.calibration, work)
+    # Zero points, and biases as integers, are what TensorRT's parser does not take.
+    scheme = Scheme("int8", symmetric=True, method=exporter.calibration, bias=False)
+    lowering = InputLowering(path, job.model.graphs[name].signature, scheme, work)
     job.progress(f"taking ranges from {len(job.calibration)} samples")
     lowering.calibrate(job.calibration)
     if kept is not None:

@@ -105,26 +105,28 @@ def test_bf16_is_said_where_openvino_chooses_it(wanted: str, small: Exports) -> 
 
 def test_a_module_kept_in_float_is_computed_in_float(tmp_path: Path) -> None:
     artifact = exported(model(), "int8", tmp_path, keep_float="body.0")
-    assert {"body.0.conv", "body.0.act"} <= set(artifact.manifest.exporter.decisions["main"]["kept_in_float"])
+    assert "body.0.conv" in artifact.manifest.exporter.decisions["main"]["kept_in_float"]
     assert opened(artifact).facts["computes_in"] == "int8 75 %, fp32 25 % of 4 layers that multiply"
 
 
 def test_int8_leaves_in_float_what_it_would_ruin(tmp_path: Path) -> None:
-    """Positions in pixels and scores below one in one tensor would share one scale."""
+    """Positions in pixels and scores below one, taken by one layer, would share one scale."""
 
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body, self.box, self.score = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+            self.pick = nn.Conv2d(6, 6, 1, bias=False)
+            self.pick.weight.data = torch.eye(6).reshape(6, 6, 1, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.body(x))
-            return torch.cat([self.box(x) * 600 + 300, torch.sigmoid(self.score(x)) / 50], 1)
+            return self.pick(torch.cat([self.box(x) * 600 + 300, torch.sigmoid(self.score(x)) / 50], 1))
 
     artifact = exported(model(Two(), gives=(1, 6, 32, 32)), "int8", tmp_path)
     decided = artifact.manifest.exporter.decisions["main"]
     assert decided["distance_all_lowered"] > 0.15 >= decided["distance"]
-    assert "body" not in decided["kept_in_float"]
+    assert decided["kept_in_float"] == ["pick"]
     assert 0 < decided["lowered"] < decided["units"]
     assert str(opened(artifact).facts["computes_in"]).startswith("int8")
 
@@ -149,14 +151,13 @@ def test_outputs_of_modules_are_those_of_pytorch(small: Exports) -> None:
     assert snr(seen[""], outputs["y"]) > 100
 
 
-def test_looking_into_int8_shows_what_is_left_after_quantising_and_changes_nothing(small: Exports) -> None:
+def test_looking_into_int8_shows_its_noise_and_changes_nothing(small: Exports) -> None:
     artifact, sample = small("int8"), slopes(3)[1]
     tapped = OpenVINORuntime(threads=1).open_tapped(artifact.files, artifact.signatures)
     outputs = tapped.run({"x": sample})
     with torch.inference_mode():
         stem = model().graphs["main"].network.stem(torch.from_numpy(sample)).numpy()
     assert 25 < snr(stem, outputs[TAP + "stem.act"]) < 80
-    assert len(np.unique(outputs[TAP + "stem.act"])) <= 256
     assert tapped.facts["computes_in"] == "int8"
     assert np.array_equal(outputs["y"], opened(artifact).run({"x": sample})["y"])
     far = np.full_like(sample, 9)

@@ -452,6 +452,29 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
         OnnxNetwork(path)
 
 
+def test_a_constant_does_not_read_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(8))
+    monkeypatch.chdir(tmp_path)
+    value = onnx.numpy_helper.from_array(np.zeros(2, FLOAT), "value")
+    onnx.external_data_helper.set_external_data(value, location="secret.bin")
+    value.ClearField("raw_data")
+    value.data_location = onnx.TensorProto.EXTERNAL
+    constant = onnx.NodeProto(op_type="Constant", name="constant", output=["c"])
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(value)
+    graph = onnx.helper.make_graph(
+        [constant, make("Add", ["x", "c"], ["y"])],
+        "net",
+        [onnx.helper.make_tensor_value_info("x", 1, [2])],
+        [onnx.helper.make_tensor_value_info("y", 1, [2])],
+    )
+    path = tmp_path / "net.onnx"
+    path.write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]).SerializeToString()
+    )
+    with pytest.raises(ExportFailed, match="Constant at 'constant': its value is in another file"):
+        OnnxNetwork(path)
+
+
 @pytest.mark.parametrize("opset", [6, 99])
 def test_an_unknown_opset_is_refused(opset: int, tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", [make("Relu", ["x"], ["y"])], {"x": (2,)})

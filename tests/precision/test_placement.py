@@ -13,8 +13,9 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 import onnxruntime as ort
-from edgedeploy_tensorrt.placement import InputLowering
 
+from edgedeploy.precision.placement import InputLowering
+from edgedeploy.precision.qdq import Scheme
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature, TensorSpec
 
@@ -72,7 +73,7 @@ def samples() -> list[Prepared]:
 
 @pytest.fixture
 def lowering(source: Path, tmp_path: Path) -> InputLowering:
-    made = InputLowering(source, SIGNATURE, "minmax", tmp_path)
+    made = InputLowering(source, SIGNATURE, Scheme("int8", symmetric=True, bias=False), tmp_path)
     made.calibrate(samples())
     return made
 

@@ -1,7 +1,8 @@
-"""Where TensorRT wants its Q/DQ nodes: on the inputs of what has weights, and nowhere else.
+"""Q/DQ nodes where compilers want them: on the inputs of what has weights, and nowhere else.
 
-A general quantiser also puts them behind a convolution and around what follows it. TensorRT would then have to round
-between a convolution and its activation, which it otherwise computes as one kernel: slower, and less exact.
+A general quantiser also puts them behind a convolution and around what follows it. TensorRT and OpenVINO would then
+have to round between a convolution and its activation, which they otherwise compute as one kernel: slower, and less
+exact.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import onnx
 
 from edgedeploy import plugins
 from edgedeploy.capture import module_path
-from edgedeploy.precision.qdq import QdqLowering, Scheme
+from edgedeploy.precision.qdq import WEIGHTED, QdqLowering, Scheme
 from edgedeploy.runtime import Session
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class InputLowering:
@@ -28,13 +27,11 @@ class InputLowering:
     Args:
         source: the float graph.
         signature: of the graph.
-        method: how ranges are taken: ``minmax``, ``entropy`` or ``percentile``.
+        scheme: how values become integers.
         work: folder for what is in between.
     """
 
-    def __init__(self, source: Path, signature: Signature, method: Any, work: Path) -> None:
-        # Zero points, and biases as integers, are what TensorRT's parser does not take.
-        scheme = Scheme("int8", symmetric=True, method=method, bias=False)
+    def __init__(self, source: Path, signature: Signature, scheme: Scheme, work: Path) -> None:
         self._all = QdqLowering(source, signature, scheme, work)
         self._signature, self._trial = signature, work / "placed.onnx"
         graph = onnx.load(source, load_external_data=False).graph
