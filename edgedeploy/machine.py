@@ -41,6 +41,7 @@ _ARM_PARTS = dict(
 #: Distributions that bring a runtime, where they are not called like it.
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn"),
+    "qnn": ("onnxruntime-qnn",),
     "litert": ("ai-edge-litert", "tflite-runtime"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
