@@ -39,6 +39,8 @@ from edgedeploy.tensors import Array, Signature
 SCHEMA = 1
 #: A lower precision that loses so many dB more than the rung before did not come by it from its precision alone.
 FALL = 6.0
+#: Golden samples are few, and the limit is one for the mean over more of them.
+GOLDEN_SLACK = 1.5
 #: Samples on which modules are watched: they cost much more than outputs.
 WATCHED = 4
 #: With its inside shown, a graph that is better by so many dB does not show its fault.
@@ -127,10 +129,6 @@ def climb(
         drift=drift,
         findings=explain(subject, rungs, drift),
     )
-
-
-#: Golden samples are few, and the limit is one for the mean over more of them.
-GOLDEN_SLACK = 1.5
 
 
 def doubtful(artifact: Artifact) -> bool:

@@ -121,7 +121,8 @@ def test_int8_leaves_in_float_what_it_would_ruin(tmp_path: Path) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.body(x))
-            return self.pick(torch.cat([self.box(x) * 600 + 300, torch.sigmoid(self.score(x)) / 50], 1))
+            picked: torch.Tensor = self.pick(torch.cat([self.box(x) * 600 + 300, torch.sigmoid(self.score(x)) / 50], 1))
+            return picked
 
     artifact = exported(model(Two(), gives=(1, 6, 32, 32)), "int8", tmp_path)
     decided = artifact.manifest.exporter.decisions["main"]
