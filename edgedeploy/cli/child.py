@@ -23,7 +23,6 @@ from types import FrameType
 from typing import Any
 
 from edgedeploy import fate
-from edgedeploy.artifact import SUFFIX
 from edgedeploy.errors import ExportFailed
 
 #: Set in the child; where it is set nobody starts one. The other one names the file for the stack of a crash.
@@ -175,6 +174,8 @@ def _place(faults: Path) -> str:
 
 def _clean(output: Path | None, pid: int) -> None:
     """Remove the temporary bundles of the process ``pid``, but for one that was there before it and stepped aside."""
+    from edgedeploy.artifact import SUFFIX
+
     for path in output.glob(f".*{SUFFIX}.{pid}.*.tmp") if output is not None and output.is_dir() else ():
         if not path.name.endswith(".old.tmp"):
             shutil.rmtree(path, ignore_errors=True)
