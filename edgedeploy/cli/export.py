@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -195,6 +196,14 @@ def _about(evidence: Evidence, request: Request, artifact: Artifact) -> list[str
     return notes
 
 
+def _print_curve(decided: Mapping[str, Any]) -> None:
+    """What was lost at every share of parts lowered that was tried, and the parts that add most noise."""
+    curve = [[f"{share:.1%}", f"{lost:+.4f}"] for share, lost in decided["curve"]]
+    print_table("AP50-95 lost, by share of parts lowered", ["share", "lost"], curve)
+    noisiest = [[unit, f"{noise:.2g}"] for unit, noise in decided["sensitivity"][:MOST_SHOWN]]
+    print_table("parts that add most noise", ["part", "noise to signal"], noisiest)
+
+
 def _against(manifest: Manifest) -> str:
     agreed = [one for golden in manifest.golden for one in golden.agreement]
     moved = [golden.distance for golden in manifest.golden if golden.distance is not None]
@@ -233,3 +242,6 @@ def _print(artifact: Artifact, reused: bool) -> None:
             ]
         )
     print_table(f"exported {manifest.name}", ["", ""], rows)
+    for decided in manifest.exporter.decisions.values():
+        if decided.get("curve"):
+            _print_curve(decided)
