@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgedeploy demo -o out/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # lint, formatting and types
 check: $(VENV)/.dev
