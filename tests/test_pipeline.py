@@ -71,7 +71,8 @@ except SystemExit as stop:
     assert not stop.code, stop.code
 print(sorted({{"torch", "onnx", "onnxruntime", "onnxscript", "ultralytics"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = {**os.environ, "EDGEDEPLOY_CHILD": "1"}  # in this very process
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=here)
     document, _, modules = done.stdout.rstrip().rpartition("\n")
     assert json.loads(document)["reused"] is True
     assert modules == "[]"
@@ -195,7 +196,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def killed(where: str, network: Path, out: Path) -> None:
     """Export in a process of its own, and kill it without warning at a certain place."""
-    environment = {**os.environ, "PYTHONPATH": str(network)}
+    environment = {**os.environ, "PYTHONPATH": str(network), "EDGEDEPLOY_CHILD": "1"}  # in this very process
     with subprocess.Popen(
         [sys.executable, "-c", KILLED.format(where=where, out=str(out))],
         stdout=subprocess.PIPE,

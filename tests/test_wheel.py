@@ -45,9 +45,10 @@ def test_profiles_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
 
 def test_only_what_is_meant_is_shipped(installed: Path) -> None:
     tops = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
-    assert tops == {"edgedeploy", "edgedeploy_onnxruntime"}
+    backends = {p.name for p in (ROOT / "exporters").iterdir() if p.name.startswith("edgedeploy_")}
+    assert tops == {"edgedeploy", *backends}
     assert (installed / "edgedeploy" / "py.typed").is_file()
-    assert (installed / "edgedeploy_onnxruntime" / "py.typed").is_file()
+    assert all((installed / backend / "py.typed").is_file() for backend in backends)
     assert (installed / "edgedeploy" / "demo" / "aerial.safetensors").is_file()
     assert not list(installed.rglob("__pycache__"))
     (metadata,) = installed.glob("*.dist-info/METADATA")

@@ -86,17 +86,48 @@ class HalfLowering:
 
 
 def _restore(halved: Any, original: Any) -> None:
-    """Give nodes that stay in fp32 their own weights: the converter stores all in fp16, and casts those back."""
+    """Give nodes that stay in fp32 their own weights, and each other's results, without a detour through fp16.
+
+    The converter stores every weight in fp16, and casts what passes from one such node to the next to fp16 and back.
+    """
     weights = {weight.name: weight for weight in original.graph.initializer}
-    casts = [node for node in halved.graph.node if node.op_type == "Cast" and node.input[0] in weights]
-    for node in casts:
-        exact = halved.graph.initializer.add()
-        exact.CopyFrom(weights[node.input[0]])
-        exact.name = node.output[0]
-        halved.graph.node.remove(node)
-    read = {name for node in halved.graph.node for name in node.input}
-    for weight in [w for w in halved.graph.initializer if w.name not in read]:
-        halved.graph.initializer.remove(weight)
+    made = {output: node for node in halved.graph.node for output in node.output}
+    instead: dict[str, str] = {}
+    for node in [n for n in halved.graph.node if n.op_type == "Cast" and _casts_to(n) == TensorProto.FLOAT]:
+        source = made.get(node.input[0])
+        if node.input[0] in weights:
+            exact = halved.graph.initializer.add()
+            exact.CopyFrom(weights[node.input[0]])
+            exact.name = node.output[0]
+            halved.graph.node.remove(node)
+        elif source is not None and source.op_type == "Cast" and _casts_to(source) == TensorProto.FLOAT16:
+            instead[node.output[0]] = source.input[0]
+    outputs = {value.name for value in halved.graph.output}
+    for node in halved.graph.node:
+        node.input[:] = [instead.get(name, name) for name in node.input]
+        if node.op_type == "Cast" and node.output[0] in outputs and _casts_to(node) == TensorProto.FLOAT16:
+            node.op_type = "Identity"  # the output of a node in fp32 is float32 already
+            del node.attribute[:]
+    for value, was in zip(halved.graph.output, original.graph.output, strict=True):
+        value.type.CopyFrom(was.type)
+    _forget_unread(halved.graph, outputs)
+
+
+def _casts_to(node: Any) -> int:
+    return int(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
+
+
+def _forget_unread(graph: Any, outputs: set[str]) -> None:
+    """Drop casts and weights whose result nothing reads."""
+    while True:
+        read = outputs | {name for node in graph.node for name in node.input}
+        unread = [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]
+        if not unread:
+            break
+        for node in unread:
+            graph.node.remove(node)
+    for weight in [w for w in graph.initializer if w.name not in read]:
+        graph.initializer.remove(weight)
 
 
 def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepared]) -> frozenset[str]:

@@ -322,9 +322,12 @@ def test_everything_else_works_where_nothing_is_installed(cli: Any) -> None:
     assert "pip install 'edgedeploy[onnxruntime]'" in result.out
 
 
-def test_a_device_that_prefers_a_backend_which_is_not_here(cli: Any, demo: Any) -> None:
-    result = cli("export", demo.checkpoint, "--device", "jetson-orin-nano")
-    result.refused(3, "prefers tensorrt", "--backend onnxruntime")
+def test_a_device_that_prefers_a_backend_which_is_not_here(cli: Any, demo: Any, tmp_path: Path) -> None:
+    devices = Path(__file__).resolve().parents[2] / "devices"
+    profile = (devices / "pixel-8.yaml").read_text("utf-8").replace("backend: executorch", "backend: litert")
+    (tmp_path / "phone.yaml").write_text(profile, "utf-8")
+    result = cli("export", demo.checkpoint, "--device", tmp_path / "phone.yaml")
+    result.refused(3, "prefers litert", "--backend executorch")
 
 
 # Folders

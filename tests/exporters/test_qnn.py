@@ -335,7 +335,7 @@ def test_a_manifest_of_another_graph_is_refused(small: Exports) -> None:
 
 
 def test_the_compiler_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ExportFailed, match=r"QNN compiles nothing of this graph for HTP 75: .*doesn't exist"):
+    with pytest.raises(ExportFailed, match=r"QNN compiles nothing of this graph for HTP 75: .*(doesn't exist|failed)"):
         compile_graph(tmp_path / "none.onnx", tmp_path / "target.onnx", 75)
 
 

@@ -91,6 +91,17 @@ def test_what_stays_fp32_keeps_its_weights_to_the_last_bit(tmp_path: Path) -> No
     onnx.checker.check_model(onnx.load(tmp_path / "half.onnx"))
 
 
+def test_nothing_passes_through_fp16_between_modules_that_stay_fp32(tmp_path: Path) -> None:
+    half = lowering(tmp_path, 3e5)
+    half.write(tmp_path / "none.onnx", frozenset())
+    assert not [node for node in onnx.load(tmp_path / "none.onnx").graph.node if node.op_type == "Cast"]
+    inputs: dict[str, Array] = {"x": np.ones((1, 3, 16, 16), np.float32)}
+    torch.manual_seed(0)
+    wanted = Blocks(3e5).eval()
+    exact = wanted(torch.ones(1, 3, 16, 16)).detach().numpy()
+    np.testing.assert_allclose(result(half, frozenset(), inputs), exact, atol=1e-4 * np.abs(exact).max())
+
+
 def test_the_headroom_is_for_sums_inside_a_layer() -> None:
     assert float(np.finfo(np.float16).max) / LARGEST >= 4
 
