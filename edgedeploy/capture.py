@@ -17,7 +17,7 @@ from edgedeploy import plugins
 from edgedeploy.errors import RunFailed, Unavailable
 from edgedeploy.model import Graph, Model
 from edgedeploy.runtime import Outputs, Session
-from edgedeploy.tensors import Array, Signature, random_input
+from edgedeploy.tensors import Array, Signature, TensorSpec, random_input
 
 if TYPE_CHECKING:
     import torch
@@ -80,14 +80,14 @@ def _captured(graph: Graph, opset: int) -> Any:
             None if isinstance(graph.network, torch.export.ExportedProgram) else _example(graph),
             dynamo=True,
             opset_version=opset,
-            input_names=[spec.name for spec in signature.inputs],
-            output_names=[spec.name for spec in signature.outputs],
+            input_names=[spec.name for spec in taken(signature)],
+            output_names=[spec.name for spec in given(signature)],
             dynamic_shapes=_dynamic_shapes(graph),
             external_data=False,
             verbose=False,
         )
     proto = program.model_proto
-    for values, specs in ((proto.graph.input, signature.inputs), (proto.graph.output, signature.outputs)):
+    for values, specs in ((proto.graph.input, taken(signature)), (proto.graph.output, given(signature))):
         for value, spec in zip(values, specs, strict=True):
             for dim, wanted in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
                 if isinstance(wanted, str):  # torch invents names; ours say what the dimension is
@@ -137,15 +137,20 @@ def _joined(paths: list[str]) -> str:
 
 
 class EagerSession:
-    """Runs the PyTorch networks of a `Model` as they are, in FP32: the reference of every comparison."""
+    """Runs the PyTorch networks of a `Model` as they are, in FP32: the reference of every comparison.
+
+    State goes in after the inputs and comes out after the outputs, and is kept here from call to call.
+    """
 
     def __init__(self, model: Model) -> None:
         torch = _torch()
+        self._state: dict[str, list[Any]] = {}
         self._signatures = {name: graph.signature for name, graph in model.graphs.items()}
         self._networks = {
             name: graph.network.module() if isinstance(graph.network, torch.export.ExportedProgram) else graph.network
             for name, graph in model.graphs.items()
         }
+        self.reset()
 
     @property
     def facts(self) -> Mapping[str, str | int | float]:
@@ -158,7 +163,7 @@ class EagerSession:
         torch = _torch()
         signature = self._signatures[graph]
         signature.check(inputs)
-        arguments = [torch.from_numpy(inputs[spec.name]) for spec in signature.inputs]
+        arguments = [torch.from_numpy(inputs[spec.name]) for spec in signature.inputs] + self._state[graph]
         try:
             with torch.inference_mode():
                 result = self._networks[graph](*arguments)
@@ -166,10 +171,17 @@ class EagerSession:
             line = (str(error).strip().splitlines() or [""])[0][:300]
             raise RunFailed(f"PyTorch failed in graph '{graph}': {type(error).__name__}: {line}") from error
         tensors = (result,) if isinstance(result, torch.Tensor) else tuple(result)
-        return {spec.name: t.numpy() for spec, t in zip(signature.outputs, tensors, strict=True)}
+        found = dict(zip([spec.name for spec in given(signature)], tensors, strict=True))
+        self._state[graph] = [found[state.output] for state in signature.state]
+        return {spec.name: found[spec.name].numpy() for spec in signature.outputs}
 
     def reset(self) -> None:
-        """Nothing is carried from call to call."""
+        """Put all state back to zeros."""
+        torch = _torch()
+        self._state = {
+            name: [torch.zeros(state.shape, dtype=getattr(torch, state.dtype)) for state in signature.state]
+            for name, signature in self._signatures.items()
+        }
 
     def close(self) -> None:
         """Nothing to free."""
@@ -185,19 +197,30 @@ def reference_session(model: Model) -> Session:
     return EagerSession(model)
 
 
+def taken(signature: Signature) -> tuple[TensorSpec, ...]:
+    """What a network takes, in order: the inputs, then the state."""
+    return (*signature.inputs, *(TensorSpec(s.input, s.dtype, s.shape) for s in signature.state))
+
+
+def given(signature: Signature) -> tuple[TensorSpec, ...]:
+    """What a network gives, in order: the outputs, then the state."""
+    return (*signature.outputs, *(TensorSpec(s.output, s.dtype, s.shape) for s in signature.state))
+
+
 def _example(graph: Graph) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with. A dynamic dimension gets a size over 1, because torch takes 0 and 1 for constants."""
     torch = _torch()
-    names = {d for spec in graph.signature.inputs for d in spec.shape if isinstance(d, str)}
+    specs = taken(graph.signature)
+    names = {d for spec in specs for d in spec.shape if isinstance(d, str)}
     sizes = {name: 4 * graph.stride if name in ("height", "width") else 2 for name in names}
     if {"height", "width"} <= names:
         sizes["width"] += graph.stride  # equal sides would be taken for one dimension
-    return tuple(torch.from_numpy(random_input(spec, sizes, seed=0)) for spec in graph.signature.inputs)
+    return tuple(torch.from_numpy(random_input(spec, sizes, seed=0)) for spec in specs)
 
 
 def _dynamic_shapes(graph: Graph) -> tuple[dict[int, Any], ...] | None:
     torch = _torch()
-    specs = graph.signature.inputs
+    specs = taken(graph.signature)
     if isinstance(graph.network, torch.export.ExportedProgram) or not any(
         isinstance(d, str) for spec in specs for d in spec.shape
     ):

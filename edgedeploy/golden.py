@@ -46,7 +46,8 @@ class Caller:
     signature: Signature
 
     def __call__(self, tensors: tuple[Array, ...]) -> list[Array]:
-        """The outputs for one prepared sample."""
+        """The outputs for one prepared sample, from the state at the start."""
+        self.session.reset()
         return list(first_row(self.session.run(inputs_of(self.signature, tensors)), self.signature).values())
 
 
@@ -62,6 +63,7 @@ def choose(task: Task[Any], reference: Session, signature: Signature, samples: S
     found = []
     for sample in among:
         prepared = task.prepare(sample)  # type: ignore[arg-type]
+        reference.reset()
         outputs = first_row(reference.run(inputs_of(signature, prepared.tensors)), signature)
         found.append(len(getattr(task.finish(list(outputs.values()), prepared.context), "scores", ())))
     order = sorted(range(len(among)), key=lambda i: (-min(found[i], PLENTY), i))
@@ -86,6 +88,8 @@ def _record(root: Path, folder: str, pair: Pair, sample: Sample) -> Golden:
         _save(root / name, array)
     prepared = pair.task.prepare(sample)  # type: ignore[arg-type]
     inputs = inputs_of(pair.signature, prepared.tensors)
+    for session in filter(None, (pair.reference, pair.exported)):
+        session.reset()
     wanted = first_row(pair.reference.run(inputs), pair.signature)
     got = None if pair.exported is None else first_row(pair.exported.run(inputs), pair.signature)
     files = {name: f"{folder}/{name}.npy" for name in wanted}

@@ -52,6 +52,7 @@ class InputShape:
 class Graph:
     """One graph: a ``torch.nn.Module`` in eval mode, an ``ExportedProgram``, or the path of an ONNX file.
 
+    A network with state (``signature.state``) takes it after its inputs and gives the new one after its outputs.
     A dynamic image height and width are multiples of ``stride``. ``rebuilt`` makes a ``torch.nn.Module`` of an ONNX
     file, for backends that start from PyTorch.
     """

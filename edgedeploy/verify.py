@@ -131,6 +131,7 @@ def _reference(artifact: Artifact, golden: Golden) -> Outputs:
 
 def _run(artifact: Artifact, session: Session, golden: Golden, prepared: Prepared) -> Outputs:
     signature = artifact.signatures[golden.graph]
+    session.reset()
     return first_row(session.run(inputs_of(signature, prepared.tensors), golden.graph), signature)
 
 

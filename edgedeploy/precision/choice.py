@@ -201,7 +201,8 @@ class Trials:
 
 
 def first_row_of(session: Session, signature: Signature, prepared: Prepared) -> Outputs:
-    """The outputs for one prepared sample, batch 1, in the order of the graph."""
+    """The outputs for one prepared sample, from the state at the start, batch 1, in the order of the graph."""
+    session.reset()
     outputs = session.run(inputs_of(signature, prepared.tensors))
     return {spec.name: outputs[spec.name][:1] for spec in signature.outputs}
 

@@ -89,14 +89,15 @@ def capture(graph: Graph) -> Captured:
 
     State (see `edgedeploy.tensors.StateSpec`) is taken as further arguments, in order, and given as further results.
     """
-    prefix = ""
-    if graph.signature.state:
+    prefix, signature = "", graph.signature
+    if signature.state:
         network = graph.network.module() if isinstance(graph.network, torch.export.ExportedProgram) else graph.network
-        graph = dataclasses.replace(graph, network=_Stateful(network, graph.signature).eval())
+        inner = dataclasses.replace(signature, state=())
+        graph = dataclasses.replace(graph, network=_Stateful(network, signature).eval(), signature=inner)
         prefix = f"{_INNER}."
     with quiet():
         program = to_program(graph).run_decompositions({})
-    return number(program, graph.signature, prefix)
+    return number(program, signature, prefix)
 
 
 def number(program: torch.export.ExportedProgram, signature: Signature, prefix: str = "") -> Captured:
