@@ -18,6 +18,36 @@ from edgedeploy.tensors import Array, Signature
 
 Outputs = dict[str, Array]
 
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node of a graph took in one pass, as the runtime's own profiler says.
+
+    Args:
+        name: of the node as the runtime runs it; fused nodes have names of their own.
+        kind: its operator as the runtime calls it, such as ``Conv`` or ``QLinearConv``.
+        seconds: median over the profiled passes, the node's own time.
+        unit: what ran it: ``cpu``, ``gpu``, ``npu``, or an execution provider's name.
+        covers: names of the nodes of the stored graph that it stands for, where the runtime tells.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    unit: str = "cpu"
+    covers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Nodes in the order they ran, and the median of a whole pass, both taken with the profiler on; seconds."""
+
+    nodes: tuple[NodeTime, ...]
+    seconds: float
+    passes: int
+    source: str
+
+
 #: Before the module's path, in the outputs of a session that shows what is inside.
 TAP = "tap:"
 
@@ -105,3 +135,13 @@ class Runtime(ABC):
             Unavailable: this backend does not show what is inside.
         """
         raise Unavailable(f"{self.name} does not show the tensors inside a graph.")
+
+    def profile(
+        self, files: Mapping[str, Path], signatures: Mapping[str, Signature], inputs: Mapping[str, Array], graph: str
+    ) -> Profile:
+        """Where the time of a pass of ``graph`` goes, node by node, on ``inputs``.
+
+        Raises:
+            Unavailable: this backend has no profiler that can be read.
+        """
+        raise Unavailable(f"{self.name} has no profiler that tells the time of each node.")

@@ -16,38 +16,60 @@ import numpy.typing as npt
 
 from edgedeploy.bench.environment import Environment, changes
 from edgedeploy.bench.quantiles import TooFew, interval, quantile
+from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.telemetry import Telemetry
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.records import canonical, from_json, to_json
 
-SCHEMA = 1
+SCHEMA = 2
 
-#: The parts of one pass, in order. `END_TO_END` is their sum: sample in, result out.
-Part = Literal["prepare", "compute", "finish", "end-to-end"]
+#: The parts of one pass, in order. `END_TO_END` is their sum and the wait before them: query due, result out.
+Part = Literal["wait", "prepare", "compute", "finish", "end-to-end"]
 PARTS: tuple[Part, ...] = ("prepare", "compute", "finish")
+WAIT: Part = "wait"
 END_TO_END: Part = "end-to-end"
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Consecutive passes, a column per part, in nanoseconds: sample to tensors, graph, outputs to result."""
+    """Consecutive passes, a column per part, in nanoseconds: sample to tensors, graph, outputs to result.
+
+    Args:
+        prepare: sample to tensors.
+        compute: the graph.
+        finish: outputs to result.
+        wait: from when the query was due until its pass began; empty where none was due before it began.
+        began: when each pass began, counted from the begin of the run that it belongs to; empty where not recorded.
+    """
 
     prepare: tuple[int, ...]
     compute: tuple[int, ...]
     finish: tuple[int, ...]
+    wait: tuple[int, ...] = ()
+    began: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not len(self.prepare) == len(self.compute) == len(self.finish):
-            raise UsageError("A pass has three parts, and these columns have different lengths; the record is damaged.")
+        lengths = {len(column) for column in (self.prepare, self.compute, self.finish)}
+        lengths |= {len(column) for column in (self.wait, self.began) if column}
+        if len(lengths) != 1:
+            raise UsageError("The columns of these passes have different lengths; the record is damaged.")
 
     def __len__(self) -> int:
         return len(self.compute)
 
     def seconds(self, part: Part = END_TO_END) -> npt.NDArray[np.float64]:
         """One part of every pass, in the order they were taken, in seconds."""
-        columns = [getattr(self, name) for name in (PARTS if part == END_TO_END else (part,))]
-        total: npt.NDArray[np.int64] = np.asarray(columns, dtype=np.int64).sum(axis=0)
+        names = (*PARTS, WAIT) if part == END_TO_END else (part,)
+        columns = [column for name in names if (column := getattr(self, name))]
+        total: npt.NDArray[np.int64] = np.asarray(columns, dtype=np.int64).reshape(-1, len(self)).sum(axis=0)
         return total / 1e9
+
+    def times(self) -> npt.NDArray[np.float64]:
+        """Seconds from the begin of the run to the begin of each pass; as if back to back where not recorded."""
+        if self.began:
+            return np.asarray(self.began, dtype=np.int64) / 1e9
+        spent = self.seconds()
+        return np.cumsum(spent) - spent
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,8 @@ class Conditions:
         sample_shape: shape of the largest of them.
         includes: the parts that end-to-end is the sum of.
         duration: seconds of sampling that were asked for, over all processes.
+        scenario: how queries arrived.
+        mean_of: passes that each sample is the mean of: 1, but for runners that tell no single times.
     """
 
     name: str
@@ -106,11 +130,26 @@ class Conditions:
     sample_shape: tuple[int, ...]
     includes: tuple[str, ...]
     duration: float
+    scenario: Scenario = SINGLE_STREAM
+    mean_of: int = 1
 
     def comparable(self) -> dict[str, object]:
         """What must agree before two latencies may be subtracted: all but which model it was, and for how long."""
         keys = ("backend", "options", "threads", "graph", "batch", "inputs", "sample_shape", "includes")
-        return {key: getattr(self, key) for key in keys}
+        found: dict[str, object] = {key: getattr(self, key) for key in keys}
+        return found | {"scenario": to_json(self.scenario), "mean_of": self.mean_of}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a measurement was taken: ``device`` is a profile's name, ``on`` how it was reached, ``target`` its name."""
+
+    device: str = "this-machine"
+    on: str = "local"
+    target: str | None = None
+
+
+HERE = Place()
 
 
 @dataclass(frozen=True)
@@ -127,6 +166,7 @@ class Measurement:
     environment: Environment
     environment_after: Environment
     processes: tuple[Process, ...]
+    place: Place = HERE
 
     def __post_init__(self) -> None:
         if not self.processes or not all(len(p.samples) and len(p.first) == 1 for p in self.processes):

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgedeploy.bench.environment import changes
-from edgedeploy.bench.measurement import SCHEMA, Measurement
+from edgedeploy.bench.measurement import HERE, SCHEMA, Measurement, Place
 from edgedeploy.bench.quantiles import needed
+from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.spawn import run_worker
 from edgedeploy.bench.target import Job, Option
+from edgedeploy.bench.transport import Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import RunFailed, UsageError
 
@@ -34,6 +36,10 @@ class BenchOptions:
         samples: folder or file with real samples; ``None`` takes those of the bundle.
         silence: seconds without a sign of life after which a worker is killed.
         loader: ``module:function`` that makes a `Target` of a `Job`.
+        scenario: how queries arrive.
+        precision: stop once the intervals of p50 and p90 reach at most this share to either side; ``duration`` is then
+            the longest that sampling may take.
+        watch: seconds between two readings of sensors; 0 reads none.
     """
 
     backend: str | None = None
@@ -47,6 +53,9 @@ class BenchOptions:
     samples: str | None = None
     silence: float = 300.0
     loader: str = "edgedeploy.bench.bundle:load"
+    scenario: Scenario = SINGLE_STREAM
+    precision: float | None = None
+    watch: float = 1.0
 
     def __post_init__(self) -> None:
         counts = {"threads": self.threads, "batch": self.batch, "processes": self.processes}
@@ -61,6 +70,14 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
+class Where:
+    """The way to a device, and what it is: that of ``place`` which is not known here is filled in by the caller."""
+
+    way: Transport
+    place: Place = HERE
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a benchmark is: ``process`` (from 1) of ``processes``, its ``phase``, the share of it done where known."""
 
@@ -71,9 +88,12 @@ class Progress:
 
 
 def bench(
-    path: str | Path, options: BenchOptions | None = None, progress: Callable[[Progress], None] | None = None
+    path: str | Path,
+    options: BenchOptions | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    where: Where | None = None,
 ) -> Measurement:
-    """Measure the bundle at ``path``.
+    """Measure the bundle at ``path``, ``where`` it is to run (this machine where ``None``).
 
     Each worker gets an equal part of the duration, and takes enough samples for a median of its own however long that
     lasts.
@@ -82,19 +102,22 @@ def bench(
         RunFailed: a worker died, or was silent for too long; with its last words.
         EdgeDeployError: what the loader, the runtime or the task refused.
     """
-    options = options or BenchOptions()
+    options, where = options or BenchOptions(), where or Where(Local())
     job = Job(
         loader=options.loader,
-        path=str(path),
+        path=where.way.deliver(str(path)),
         backend=options.backend,
         options=options.options,
         threads=options.threads,
         graph=options.graph,
         batch=options.batch,
         size=options.size,
-        samples=options.samples,
+        samples=None if options.samples is None else where.way.deliver(options.samples),
         duration=options.duration / options.processes,
         minimum=needed(0.5),
+        scenario=options.scenario,
+        precision=options.precision,
+        watch=options.watch,
     )
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     answers = []
@@ -104,8 +127,8 @@ def bench(
             if progress is not None:
                 progress(Progress(number, options.processes, phase, share))
 
-        answers.append(run_worker(job, options.silence, follow))
-    return assemble(answers, created, options.duration)
+        answers.append(run_worker(job, options.silence, follow, where.way))
+    return replace(assemble(answers, created, options.duration), place=where.place)
 
 
 def assemble(answers: list[Answer], created: str, duration: float) -> Measurement:

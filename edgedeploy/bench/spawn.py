@@ -8,15 +8,15 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from edgedeploy import errors
 from edgedeploy.bench.target import Job
+from edgedeploy.bench.transport import Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import EdgeDeployError, RunFailed
 from edgedeploy.records import from_json, to_json
@@ -26,6 +26,8 @@ TAIL, LAST_LINES = 16384, 8
 
 #: Told the phase that the worker is in and, while it samples, the share that is done.
 Follow = Callable[[str, float | None], None]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,51 +52,60 @@ class _Child:
         return "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
 
 
-def run_worker(job: Job, silence: float, follow: Follow = lambda phase, share: None) -> Answer:
-    """What one worker process answers to ``job``; the process is gone when this returns or raises.
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A job for a worker of some kind: the module that is run as ``python -m``, and the type of its answer."""
+
+    job: Job
+    module: str
+    answer: type[T]
+
+
+def run_worker(
+    job: Job, silence: float, follow: Follow = lambda phase, share: None, way: Transport | None = None
+) -> Answer:
+    """What one measuring worker answers to ``job``: see `converse`. ``start`` of its process is filled in."""
+    answer, start = converse(Call(job, "edgedeploy.bench.worker", Answer), silence, follow, way)
+    return replace(answer, process=replace(answer.process, start=start))
+
+
+def converse(
+    call: Call[T], silence: float, follow: Follow = lambda phase, share: None, way: Transport | None = None
+) -> tuple[T, float]:
+    """What one worker process answers, and the seconds until it was ready; it is gone when this returns or raises.
 
     Args:
-        job: the work.
+        call: the work; its paths are those over there.
         silence: seconds that the worker may be without an event before it is killed; it sends one per phase, and one
             per second of sampling.
         follow: told of each event.
+        way: where the worker runs; this machine where ``None``.
 
     Raises:
         RunFailed: it crashed, was killed, or was silent for too long; with its last words.
         EdgeDeployError: it refused the job, with the same class and message as over there.
     """
     kills = _out_of_memory_kills()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "edgedeploy.bench.worker"],  # -P: files of the working directory are no modules
-        env=_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a group of its own: it can be ended with everything that it has started
-    )
+    process = (way or Local()).start(call.module)
     child = _Child(process, time.perf_counter())
     try:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the listener will tell
-            process.stdin.write(json.dumps(to_json(job)).encode() + b"\n")
+            process.stdin.write(json.dumps(to_json(call.job)).encode() + b"\n")
             process.stdin.flush()
-        answer = _listen(child, job, silence, follow)
+        answer = _listen(child, call, silence, follow)
         if answer is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
-            return answer
-        raise RunFailed(_obituary(child, job, silence, kills))
+            return answer, (child.ready or child.began) - child.began
+        words = child.words.decode("utf-8", "replace")
+        broken = way.explain(process.poll(), words) if way is not None else None
+        raise broken or RunFailed(_obituary(child, call.job, silence, kills))
     finally:
         _end(process)
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with the folder that this edgedeploy was imported from in front: the worker has to run the same one."""
-    root = str(Path(errors.__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-
-
-def _listen(child: _Child, job: Job, silence: float, follow: Follow) -> Answer | None:
+def _listen(child: _Child, call: Call[T], silence: float, follow: Follow) -> T | None:
     """Follow the events until the answer; ``None`` where the worker ended, or was silent, without one."""
     stdout, stderr = child.process.stdout, child.process.stderr
     assert stdout is not None
@@ -116,7 +127,7 @@ def _listen(child: _Child, job: Job, silence: float, follow: Follow) -> Answer |
                 else:
                     for event in _events(child, chunk):
                         deadline = time.monotonic() + silence
-                        answer = _handle(child, event, job, follow)
+                        answer = _handle(child, event, call, follow)
                         if answer is not None:
                             return answer
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -144,7 +155,7 @@ def _events(child: _Child, chunk: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def _handle(child: _Child, event: dict[str, Any], job: Job, follow: Follow) -> Answer | None:
+def _handle(child: _Child, event: dict[str, Any], call: Call[T], follow: Follow) -> T | None:
     """Act on one event; the answer where it is that."""
     if event["event"] == "phase":
         child.phase = str(event.get("phase"))
@@ -154,11 +165,9 @@ def _handle(child: _Child, event: dict[str, Any], job: Job, follow: Follow) -> A
     elif event["event"] == "progress":
         follow(child.phase, event.get("share"))
     elif event["event"] == "error":
-        raise _error(event, job)
+        raise _error(event, call.job)
     elif event["event"] == "result":
-        answer = from_json(Answer, event.get("answer"), "the worker's answer")
-        start = (child.ready or child.began) - child.began
-        return replace(answer, process=replace(answer.process, start=start))
+        return from_json(call.answer, event.get("answer"), "the worker's answer")
     return None
 
 

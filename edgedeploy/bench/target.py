@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.errors import UsageError
 from edgedeploy.runtime import Session
 from edgedeploy.tasks.task import Task
@@ -35,6 +36,10 @@ class Job:
         samples: folder or file with real samples; ``None`` takes those of the bundle.
         duration: seconds of sampling; the warm-up may take as long again.
         minimum: samples that are taken even if that takes longer.
+        scenario: how queries arrive.
+        precision: sampling ends before ``duration`` once the interval of the median (and of p90) is at most this share
+            of it wide on either side; ``None`` is never.
+        watch: seconds between two readings of sensors; 0 reads none.
     """
 
     loader: str
@@ -48,6 +53,9 @@ class Job:
     samples: str | None = None
     duration: float = 10.0
     minimum: int = 7
+    scenario: Scenario = SINGLE_STREAM
+    precision: float | None = None
+    watch: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,41 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 Clock = Callable[[], int]
+
+#: How far a reading can be trusted. ``exact``: counted by the kernel or the hardware for just this process.
+#: ``sampled``: read now and then, so that peaks between two readings are missed. ``shared``: of the whole machine or
+#: group, others included. ``modelled``: the source computes it and does not measure it. ``absent``: nobody says it
+#: here.
+Trust = Literal["exact", "sampled", "shared", "modelled", "absent"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number about a run, with its trust. ``value`` is in SI ``unit`` ("" for counts); ``None`` where absent.
+
+    ``source`` is where it was read (``/proc/self/smaps_rollup: Pss``), or, of an absent one, why it is.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    trust: Trust
+    source: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """A quantity over time: ``times`` in seconds from the begin of sampling, ``values`` in SI ``unit``."""
+
+    name: str
+    unit: str
+    trust: Trust
+    source: str
+    times: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +64,8 @@ class Telemetry:
         foreign: share of all processors' time that others used.
         steal: share of all processors' time that the hypervisor gave to other guests.
         pressure: share of the time in which some task of the system was waiting for a processor.
+        readings: whatever else this machine tells, each with its trust, and what it does not tell.
+        series: what was read again and again while samples were taken.
     """
 
     wall: float
@@ -42,6 +77,8 @@ class Telemetry:
     foreign: float | None = None
     steal: float | None = None
     pressure: float | None = None
+    readings: tuple[Reading, ...] = ()
+    series: tuple[Series, ...] = ()
 
     @property
     def model_memory(self) -> int | None:

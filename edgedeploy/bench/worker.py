@@ -7,6 +7,7 @@ standard output goes to standard error instead. When standard input closes, the 
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import json
@@ -15,14 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from edgedeploy.bench.drive import Limits, drive
 from edgedeploy.bench.environment import Environment, collect, imported_packages
-from edgedeploy.bench.measurement import PARTS, Conditions, Process
+from edgedeploy.bench.measurement import PARTS, WAIT, Conditions, Process
 from edgedeploy.bench.sampling import LIMIT, BatchSteps, Recorder, warm_up
+from edgedeploy.bench.scenario import TIMED
+from edgedeploy.bench.stopping import precise
 from edgedeploy.bench.target import Job, Target, load
 from edgedeploy.bench.telemetry import (
     Clock,
@@ -34,6 +38,7 @@ from edgedeploy.bench.telemetry import (
     resolution,
     restart_peak,
 )
+from edgedeploy.bench.watch import Watch
 from edgedeploy.errors import EdgeDeployError, Unavailable
 from edgedeploy.records import from_json, to_json
 from edgedeploy.runtime import Session
@@ -137,10 +142,14 @@ def _sample(job: Job, recorder: Recorder, memory_before: int | None, tell: Tell,
     tell("phase", {"phase": "sampling"})
     gc.collect()
     gc.freeze()
+    enough = None if job.precision is None else functools.partial(precise, precision=job.precision)
+    limits = Limits(job.duration, job.minimum, enough)
     try:
-        counters = read_counters()
-        recorder.run(job.duration, job.minimum, report=lambda share: tell("progress", {"share": share}))
-        return between(counters, read_counters(), step, (memory_before, peak_memory()))
+        with Watch(job.watch) as watch:
+            counters = read_counters()
+            drive(job.scenario, recorder, limits, lambda share: tell("progress", {"share": share}))
+            found = between(counters, read_counters(), step, (memory_before, peak_memory()))
+        return replace(found, readings=watch.readings(), series=watch.series())
     finally:
         gc.unfreeze()
 
@@ -159,8 +168,9 @@ def _conditions(job: Job, target: Target, inputs: Mapping[str, Array]) -> Condit
         inputs={name: tuple(tensor.shape) for name, tensor in inputs.items()},
         sample_count=len(target.samples),
         sample_shape=largest,
-        includes=PARTS,
+        includes=(WAIT, *PARTS) if job.scenario.name in TIMED else PARTS,
         duration=job.duration,
+        scenario=job.scenario,
     )
 
 

@@ -24,7 +24,7 @@ def answer(**changed: Any) -> Answer:
 def test_the_duration_is_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
 
-    def worker(job: Job, silence: float, follow: Any) -> Answer:
+    def worker(job: Job, silence: float, follow: Any, way: Any) -> Answer:
         jobs.append(job)
         follow("loading", None)
         follow("sampling", 0.5)
