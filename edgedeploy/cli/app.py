@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli import bench, compare, demo, devices, doctor, export, pack, verify
+from edgedeploy.cli import bench, compare, demo, devices, doctor, export, pack, predict, verify
 from edgedeploy.errors import EdgeDeployError
 
 #: Exit status after Ctrl-C, as shells have it.
@@ -25,6 +25,7 @@ app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("predict")(predict.predict)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("pack")(pack.pack)
