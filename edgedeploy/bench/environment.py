@@ -18,6 +18,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
+from edgedeploy.bench.raspberry import since_start, throttled
+from edgedeploy.bench.there import emulated
+
+#: The sign in `Environment.hosted` of instructions that are translated: no time means anything then.
+EMULATED = "emulated processor"
+
 #: Instruction sets that kernels of inference runtimes are chosen by (x86 flags, then Arm features).
 ISA = (
     *("sse4_2", "f16c", "avx", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
@@ -40,7 +46,16 @@ class Environment:
         cpu_limit: cores' worth of time that the control group may use.
         governor: frequency governors in force, joined by commas.
         turbo: whether clocks above nominal are allowed.
-        memory: bytes of main memory.
+        clock_limits: lowest and highest clock that each cluster may have now; equal where clocks are fixed, as
+            ``jetson_clocks`` does, and lower at the top while heat holds them down.
+        power_mode: of a Jetson (``nvpmodel``), or the platform profile of a laptop.
+        throttled: what the firmware of a Raspberry Pi has seen since its start, such as under-voltage.
+        memory: bytes of main memory; ``swap`` those of swap space, used or not.
+        huge_pages: when the kernel backs memory with huge pages.
+        autogroup: whether the scheduler shares processors among sessions before it shares them among processes, so
+            that other sessions take more than their nice values say.
+        microcode: of the processor: its mitigations change speed.
+        gpu: NVIDIA's graphics cards and their driver, or the release of a Jetson's.
         system: operating system; ``kernel`` its release.
         hosted: signs of a container or a virtual machine, such as ``container, hypervisor``.
         runtime: version of the vendor's runtime.
@@ -67,6 +82,14 @@ class Environment:
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_engine: str | None = None
     load_average: tuple[float, float, float] | None = None
+    clock_limits: str | None = None
+    power_mode: str | None = None
+    throttled: tuple[str, ...] | None = None
+    swap: int | None = None
+    huge_pages: str | None = None
+    autogroup: bool | None = None
+    microcode: str | None = None
+    gpu: str | None = None
 
     def conditions(self) -> dict[str, object]:
         """What must agree before two latencies may be subtracted: all of it but the load average."""
@@ -103,7 +126,7 @@ def collect(
         cpu_limit=_cpu_limit(root),
         governor=_governor(root),
         turbo=_turbo(root),
-        memory=_memory(root),
+        memory=_kib(root, "MemTotal"),
         system=_system(),
         kernel=platform.release(),
         hosted=_hosted(root, processor),
@@ -112,6 +135,14 @@ def collect(
         packages=dict(packages or {}),
         image_engine=image_engine,
         load_average=_load_average(),
+        clock_limits=_clock_limits(root),
+        power_mode=_power_mode(root),
+        throttled=_throttled(root),
+        swap=_kib(root, "SwapTotal"),
+        huge_pages=_chosen(_read(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        autogroup=_switch(root / "proc/sys/kernel/sched_autogroup_enabled"),
+        microcode=_field(processor, "microcode"),
+        gpu=_gpu(root),
     )
 
 
@@ -179,9 +210,58 @@ def _turbo(root: Path) -> bool | None:
     return None if allowed is None else allowed == 1
 
 
-def _memory(root: Path) -> int | None:
-    total = _field(_read(root / "proc/meminfo") or "", "MemTotal")
-    found = re.match(r"(\d+) kB", total or "")
+def _clock_limits(root: Path) -> str | None:
+    limits = []
+    for policy in root.glob("sys/devices/system/cpu/cpufreq/policy*"):
+        low, high = _number(policy / "scaling_min_freq"), _number(policy / "scaling_max_freq")
+        if low is not None and high is not None:
+            limits.append((low, high))
+    return ", ".join(f"{low / 1e6:g} to {high / 1e6:g} GHz" for low, high in sorted(set(limits))) or None
+
+
+def _power_mode(root: Path) -> str | None:
+    """From the files of ``nvpmodel``, without running it: some releases let only root do that."""
+    mode = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status") or "")
+    if mode is None:
+        return _read(root / "sys/firmware/acpi/platform_profile")
+    names = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf") or "")
+    name = {int(number): name for number, name in names}.get(int(mode[1]))
+    return f"{name} ({int(mode[1])})" if name else f"mode {int(mode[1])}"
+
+
+def _throttled(root: Path) -> tuple[str, ...] | None:
+    if "Raspberry Pi" not in (_read(root / "proc/device-tree/model") or ""):
+        return None
+    bits = throttled(root)
+    return None if bits is None else since_start(bits)
+
+
+def _gpu(root: Path) -> str | None:
+    """Names and driver, from the driver's files: asking its library would wake the card."""
+    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release") or "")
+    if release:
+        return f"Tegra, L4T {release[1]}.{release[2]}"
+    driver = root / "proc/driver/nvidia"
+    version = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", _read(driver / "version") or "")
+    cards = [_field(_read(card) or "", "Model") for card in sorted(driver.glob("gpus/*/information"))]
+    known = ", ".join(filter(None, cards))
+    return f"{known}, driver {version[1]}" if known and version else known or None
+
+
+def _chosen(said: str | None) -> str | None:
+    """The word in brackets of ``always [madvise] never``."""
+    found = re.search(r"\[(\w+)\]", said or "")
+    return found[1] if found else None
+
+
+def _switch(path: Path) -> bool | None:
+    value = _number(path)
+    return None if value is None else value == 1
+
+
+def _kib(root: Path, key: str) -> int | None:
+    said = _field(_read(root / "proc/meminfo") or "", key)
+    found = re.match(r"(\d+) kB", said or "")
     return int(found[1]) * 1024 if found else None
 
 
@@ -197,6 +277,8 @@ def _hosted(root: Path, processor: str) -> str | None:
     signs = ["container"] if marks or re.search(r"docker|kubepods|lxc|containerd", groups) else []
     if "hypervisor" in (_field(processor, "flags") or "").split():
         signs.append("hypervisor")
+    if emulated(root):
+        signs.append(EMULATED)
     return ", ".join(signs) or None
 
 

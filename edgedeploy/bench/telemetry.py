@@ -1,6 +1,8 @@
 """What else happened while samples were taken: memory, context switches, and who used the processors meanwhile.
 
-Read from ``/proc`` and ``getrusage``. A value that this system does not tell is ``None``, never zero.
+Read by the measured process itself, before and after, from ``/proc`` and ``getrusage``: running totals cost nothing
+between the two. What has to be read again and again is read beside it (`edgedeploy.bench.watch`). A value that this
+system does not tell is ``None``, never zero.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +26,15 @@ Clock = Callable[[], int]
 Trust = Literal["exact", "sampled", "shared", "modelled", "absent"]
 
 
+#: The reading that `energy_per_pass` divides: gross joules of the sampling time, of as much of the machine as is known.
+ENERGY = "energy"
+
+
 @dataclass(frozen=True)
 class Reading:
-    """One number about a run, with its trust. ``value`` is in SI ``unit`` ("" for counts); ``None`` where absent.
+    """One number about a run, with its trust. ``value`` is in SI ``unit``; ``None`` where absent.
+
+    Units besides those of SI: "" for counts, ``share`` from 0 to 1, ``degC``, ``B``.
 
     ``source`` is where it was read (``/proc/self/smaps_rollup: Pss``), or, of an absent one, why it is.
     """
@@ -90,7 +98,10 @@ class Telemetry:
 
 @dataclass(frozen=True)
 class Counters:
-    """Running totals at one moment: seconds, except for the switches and ``processors``."""
+    """Running totals at one moment: seconds, except for the switches and ``processors``.
+
+    ``usage`` has the rest by name, see `USAGE`; what this system does not count is not in it.
+    """
 
     wall: float
     processor: float
@@ -99,12 +110,25 @@ class Counters:
     steal: float | None = None
     processors: int | None = None
     waiting: float | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+#: What `between` makes readings of: name, unit, trust, source. Those with unit ``share`` are counted in seconds.
+USAGE: tuple[tuple[str, str, Trust, str], ...] = (
+    ("processor time, user", "s", "exact", "getrusage: ru_utime"),
+    ("processor time, system", "s", "exact", "getrusage: ru_stime"),
+    ("voluntary switches", "", "exact", "getrusage: ru_nvcsw"),
+    ("minor page faults", "", "exact", "getrusage: ru_minflt"),
+    ("major page faults", "", "exact", "getrusage: ru_majflt"),
+    ("read from storage", "B", "exact", "/proc/self/io: read_bytes"),
+    ("waiting for memory", "share", "shared", "/proc/pressure/memory: some"),
+    ("waiting for storage", "share", "shared", "/proc/pressure/io: some"),
+)
 
 
 def read_counters(root: Path = Path("/")) -> Counters:
     """The totals now; ``root`` is where ``proc`` is (for tests)."""
     busy, steal, processors = _processor_times(_read(root / "proc/stat"))
-    waiting = re.search(r"^some .*total=(\d+)", _read(root / "proc/pressure/cpu"), re.MULTILINE)
     return Counters(
         wall=time.monotonic(),
         processor=time.process_time(),
@@ -112,7 +136,8 @@ def read_counters(root: Path = Path("/")) -> Counters:
         busy=busy,
         steal=steal,
         processors=processors,
-        waiting=int(waiting[1]) / 1e6 if waiting else None,
+        waiting=_waiting(root, "cpu"),
+        usage=_usage(root),
     )
 
 
@@ -133,7 +158,23 @@ def between(first: Counters, last: Counters, resolution: float, memory: tuple[in
         foreign=_share(None if busy is None else busy - own, capacity),
         steal=_share(steal, capacity),
         pressure=_share(waiting, wall),
+        readings=tuple(_used(first.usage, last.usage, wall)),
     )
+
+
+def energy_per_pass(telemetry: Telemetry, passes: int) -> Reading:
+    """Joules per inference: the energy of the whole sampling time, idle power included, over ``passes``.
+
+    Nothing is subtracted, and of a run that waits for its queries the waiting is part. Absent where `ENERGY` is. Where
+    a pass has a batch, give the number of samples.
+    """
+    name = "energy per inference"
+    energy = next((reading for reading in telemetry.readings if reading.name == ENERGY), None)
+    if energy is None:
+        return Reading(name, None, "J", "absent", "no sensor was read")
+    if energy.value is None or passes < 1:
+        return Reading(name, None, "J", "absent", energy.source if energy.value is None else "no pass was made")
+    return Reading(name, energy.value / passes, "J", energy.trust, energy.source)
 
 
 def resolution(clock: Clock, tries: int = 1000) -> float:
@@ -162,6 +203,43 @@ def peak_memory() -> int | None:
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return largest if sys.platform == "darwin" else largest * 1024
     return peak
+
+
+def _usage(root: Path) -> dict[str, float]:
+    """The totals of `USAGE` that this system keeps."""
+    found: dict[str, float | None] = {
+        "waiting for memory": _waiting(root, "memory"),
+        "waiting for storage": _waiting(root, "io"),
+    }
+    read = re.search(r"^read_bytes: (\d+)", _read(root / "proc/self/io"), re.MULTILINE)
+    found["read from storage"] = int(read[1]) if read else None
+    if sys.platform != "win32":
+        import resource
+
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        found |= {
+            "processor time, user": own.ru_utime,
+            "processor time, system": own.ru_stime,
+            "voluntary switches": own.ru_nvcsw,
+            "minor page faults": own.ru_minflt,
+            "major page faults": own.ru_majflt,
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _used(first: Mapping[str, float], last: Mapping[str, float], wall: float) -> Iterator[Reading]:
+    for name, unit, trust, source in USAGE:
+        gained = _gained(first.get(name), last.get(name))
+        if gained is None:
+            yield Reading(name, None, unit, "absent", f"not told by this system ({source})")
+        else:
+            yield Reading(name, min(1.0, gained / wall) if unit == "share" else gained, unit, trust, source)
+
+
+def _waiting(root: Path, what: str) -> float | None:
+    """Seconds in which some task of the system waited for ``what``, counted since the start."""
+    found = re.search(r"^some .*total=(\d+)", _read(root / "proc/pressure" / what), re.MULTILINE)
+    return int(found[1]) / 1e6 if found else None
 
 
 def _gained(first: float | None, last: float | None) -> float | None:

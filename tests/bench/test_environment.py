@@ -42,6 +42,9 @@ def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
     found = collect(root=tmp_path)
     unread = (found.board, found.cpu_limit, found.governor, found.turbo, found.memory, found.hosted)
     assert unread == (None,) * 6
+    later = (found.clock_limits, found.power_mode, found.throttled, found.swap, found.huge_pages, found.autogroup)
+    assert later == (None,) * 6
+    assert (found.microcode, found.gpu) == (None, None)
     assert found.isa == ()
 
 
@@ -79,6 +82,64 @@ def test_an_arm_board(tmp_path: Path) -> None:
     assert found.hosted is None
 
 
+def test_what_decides_the_speed_of_a_jetson(tmp_path: Path) -> None:
+    policy = "sys/devices/system/cpu/cpufreq/policy"
+    root = tree(
+        tmp_path,
+        {
+            "var/lib/nvpmodel/status": "pmode:0002",
+            "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\nCORE_0 1\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n",
+            "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64",
+            f"{policy}0/scaling_min_freq": "729600",
+            f"{policy}0/scaling_max_freq": "1728000",
+            f"{policy}4/scaling_min_freq": "1728000",
+            f"{policy}4/scaling_max_freq": "1728000",
+            "proc/meminfo": "MemTotal: 8 kB\nSwapTotal: 4 kB\n",
+        },
+    )
+    found = collect(root=root)
+    assert (found.power_mode, found.gpu, found.swap) == ("MAXN_SUPER (2)", "Tegra, L4T 36.4.3", 4096)
+    assert found.clock_limits == "0.7296 to 1.728 GHz, 1.728 to 1.728 GHz"
+    (root / "etc/nvpmodel.conf").unlink()
+    assert collect(root=root).power_mode == "mode 2"
+
+
+def test_what_decides_the_speed_of_a_machine_with_cards(tmp_path: Path) -> None:
+    version = (
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35.03  Release Build\nGCC version:  12.2.0\n"
+    )
+    root = tree(
+        tmp_path,
+        {
+            "proc/driver/nvidia/version": version,
+            "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA RTX A2000\nIRQ:   \t\t 1\n",
+            "proc/cpuinfo": X86 + "microcode\t: 0x2b000571\n",
+            "proc/sys/kernel/sched_autogroup_enabled": "1",
+            "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+            "sys/firmware/acpi/platform_profile": "balanced\n",
+        },
+    )
+    found = collect(root=root)
+    assert found.gpu == "NVIDIA RTX A2000, driver 560.35.03"
+    assert (found.microcode, found.autogroup, found.huge_pages) == ("0x2b000571", True, "madvise")
+    assert (found.power_mode, found.throttled) == ("balanced", None)
+
+
+def test_a_pi_says_what_has_throttled_it_since_its_start(tmp_path: Path) -> None:
+    files = {
+        "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+        "sys/devices/platform/soc/soc:firmware/get_throttled": "50000\n",
+    }
+    found = collect(root=tree(tmp_path, files))
+    assert found.throttled == ("under-voltage", "throttled")
+    assert from_json(Environment, json.loads(canonical(to_json(found))), "here") == found
+
+
+def test_what_changes_by_itself_is_no_condition() -> None:
+    assert "load_average" not in collect().conditions()
+    assert collect().conditions() == collect().conditions()
+
+
 @pytest.mark.parametrize(
     ("files", "limit"),
     [
@@ -111,7 +172,11 @@ def test_the_limit_of_the_control_group(tmp_path: Path, files: dict[str, str], l
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.binary(max_size=80), st.binary(max_size=40))
 def test_no_content_of_these_files_stops_a_run(tmp_path: Path, first: bytes, second: bytes) -> None:
-    names = ("proc/cpuinfo", "proc/meminfo", "proc/self/cgroup", "sys/devices/system/cpu/cpufreq/boost")
+    names = (
+        *("proc/cpuinfo", "proc/meminfo", "proc/self/cgroup", "sys/devices/system/cpu/cpufreq/boost"),
+        *("var/lib/nvpmodel/status", "etc/nvpmodel.conf", "proc/driver/nvidia/version"),
+        *("sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq", "sys/kernel/mm/transparent_hugepage/enabled"),
+    )
     tree(tmp_path, dict.fromkeys(names, ""))
     for name in names:
         (tmp_path / name).write_bytes(first + b"\n" + second)
