@@ -12,7 +12,7 @@ import numpy as np
 from edgedeploy import plugins
 from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact
-from edgedeploy.bench.target import Job, Target
+from edgedeploy.bench.target import Job, Target, split
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import canonical
 from edgedeploy.runtime import Runtime
@@ -37,7 +37,7 @@ def load(job: Job) -> Target:
     if job.graph not in artifact.signatures:
         raise UsageError(f"{manifest.name} has no graph '{job.graph}'.{did_you_mean(job.graph, artifact.signatures)}")
     signature = artifact.signatures[job.graph]
-    _check_batch(manifest.name, signature, job.batch)
+    _check_batch(manifest.name, signature, split(job, signature, manifest.name)[0])
     backend = job.backend or manifest.exporter.runtime
     runtime = _runtime(backend, job)
     task = _task(artifact, job)
@@ -52,6 +52,7 @@ def load(job: Job) -> Target:
         load_runtime=lambda: _import(runtime),
         open=lambda: runtime.open(artifact.files, artifact.signatures),
         image_engine=None if isinstance(task, Raw) else engine(),
+        profile=lambda inputs, graph: runtime.profile(artifact.files, artifact.signatures, inputs, graph),
     )
 
 

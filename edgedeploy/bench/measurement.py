@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedeploy.bench.environment import Environment, changes
-from edgedeploy.bench.quantiles import TooFew, interval, quantile
+from edgedeploy.bench.quantiles import TooFew, needed, quantile
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.telemetry import Telemetry
+from edgedeploy.bench.uncertainty import between
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.records import canonical, from_json, to_json
 
@@ -133,6 +134,11 @@ class Conditions:
     scenario: Scenario = SINGLE_STREAM
     mean_of: int = 1
 
+    @property
+    def samples_per_pass(self) -> int:
+        """Samples that each recorded pass worked on: a batch, or a query of multi-stream in however many batches."""
+        return max(self.batch, self.scenario.samples_per_query)
+
     def comparable(self) -> dict[str, object]:
         """What must agree before two latencies may be subtracted: all but which model it was, and for how long."""
         keys = ("backend", "options", "threads", "graph", "batch", "inputs", "sample_shape", "includes")
@@ -195,23 +201,23 @@ class Measurement:
         return float(np.mean(self.seconds(part)))
 
     def percentile(self, q: float, part: Part = END_TO_END) -> float | TooFew:
-        """The ``q`` quantile in seconds (0.5 is the median), or how many samples it would need."""
-        return quantile(self.seconds(part), q)
+        """The ``q`` quantile in seconds (0.5 is the median), or why there is none: too few samples, or only means."""
+        return self._only_means(q) or quantile(self.seconds(part), q)
 
     def interval(
         self, q: float = 0.5, part: Part = END_TO_END, confidence: float = 0.95
     ) -> tuple[float, float] | TooFew:
-        """Two times in seconds that have the ``q`` quantile between them.
+        """Two times in seconds that have the ``q`` quantile between them, of processes started as these were.
 
-        Order statistics take samples for independent of one another; those of one process are less so than those of
-        two. The interval is therefore widened to cover what each process gave by itself, where it has enough samples.
+        Order statistics take samples for independent of one another, and passes are less so; the interval is widened
+        for the autocorrelation inside each process, and for how far the processes are apart: see
+        `edgedeploy.bench.uncertainty`.
         """
-        found = interval(self.seconds(part), q, confidence)
-        if isinstance(found, TooFew):
-            return found
-        each = [quantile(process.samples.seconds(part), q) for process in self.processes]
-        known = [value for value in each if not isinstance(value, TooFew)]
-        return min(found[0], *known), max(found[1], *known)
+        return self._only_means(q) or between([p.samples.seconds(part) for p in self.processes], q, confidence)
+
+    def _only_means(self, q: float) -> TooFew | None:
+        """The refusal where no single pass was timed."""
+        return TooFew(q, 0, needed(q), self.conditions.mean_of) if self.conditions.mean_of > 1 else None
 
     def process_medians(self, part: Part = END_TO_END) -> tuple[float, ...]:
         """The median of each process in seconds, in the order they ran."""
@@ -223,12 +229,12 @@ class Measurement:
 
         Not the throughput of a pipeline, where the parts of different samples overlap.
         """
-        return self.conditions.batch / self.mean()
+        return self.conditions.samples_per_pass / self.mean()
 
     @property
     def compute_throughput(self) -> float:
         """Samples per second of the graph alone, called back to back: batch / mean of compute."""
-        return self.conditions.batch / self.mean("compute")
+        return self.conditions.samples_per_pass / self.mean("compute")
 
     @property
     def peak_memory(self) -> int | None:

@@ -7,10 +7,13 @@ section 4; ``mlperf.conf`` of LoadGen for durations and counts).
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from edgedeploy.errors import UsageError, did_you_mean
+from edgedeploy.units import show
 
 Name = Literal["single-stream", "multi-stream", "offline", "server", "paced", "sustained"]
 NAMES: tuple[Name, ...] = ("single-stream", "multi-stream", "offline", "server", "paced", "sustained")
@@ -19,6 +22,8 @@ Engine = Literal["edgedeploy", "loadgen"]
 MULTI_STREAM_SAMPLES = 8
 #: Scenarios whose queries come by a clock of their own, whatever the session is doing.
 TIMED: tuple[Name, ...] = ("server", "paced")
+#: Queries per second at most: a process that sleeps is woken up some 50 us late by an ordinary kernel.
+FASTEST = 20_000.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Scenario:
                 raise UsageError(f"The scenario '{self.name}' has no {what}; 'server' and 'paced' have one.")
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"A scenario cannot have a {what} of {value:g}; give more than zero.")
+        if self.rate is not None and self.rate > FASTEST:
+            raise UsageError(
+                f"Queries cannot be issued on time at {show(self.rate, 'Hz')}: {show(FASTEST, 'Hz')} is the most; "
+                "measure single-stream, or give a batch per query."
+            )
         if self.samples_per_query < 1 or (self.samples_per_query > 1 and self.name != "multi-stream"):
             raise UsageError(
                 f"A query of the scenario '{self.name}' cannot have {self.samples_per_query} samples; "
@@ -63,6 +73,28 @@ class Scenario:
             )
         if self.engine == "loadgen" and self.name not in ("single-stream", "offline"):
             raise UsageError(f"LoadGen drives single-stream and offline here, not {self.name}; leave --engine out.")
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds after it is due in which a query has to be answered, where there is such a limit."""
+        return 1 / self.rate if self.name == "paced" and self.rate and self.deadline is None else self.deadline
+
+    def due(self) -> Iterator[int]:
+        """When the queries of `server` and `paced` are due, without end: nanoseconds from the begin of a run.
+
+        Those of ``paced`` are a period apart, the first at 0. Between those of ``server`` are independent times of
+        exponential distribution, so that arrivals are a Poisson process; the same ones for the same seed.
+        """
+        assert self.rate is not None
+        if self.name == "paced":
+            number = 0
+            while True:
+                yield int(number * 1e9 / self.rate)
+                number += 1
+        draw, at = random.Random(self.seed), 0.0
+        while True:
+            at += draw.expovariate(self.rate)
+            yield int(at * 1e9)
 
 
 #: One query of one sample after the other.

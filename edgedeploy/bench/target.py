@@ -13,9 +13,9 @@ from typing import Any
 
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.errors import UsageError
-from edgedeploy.runtime import Session
+from edgedeploy.runtime import Profile, Session
 from edgedeploy.tasks.task import Task
-from edgedeploy.tensors import Signature
+from edgedeploy.tensors import Array, Signature
 
 Option = str | int | float | bool
 
@@ -73,6 +73,7 @@ class Target:
         load_runtime: imports the vendor's library and gives its version.
         open: opens the session, with the job's threads and options.
         image_engine: the library that the task resizes images with.
+        profile: where the time of a pass of a graph goes, node by node; see `edgedeploy.runtime.Runtime.profile`.
     """
 
     name: str
@@ -85,13 +86,14 @@ class Target:
     load_runtime: Callable[[], str]
     open: Callable[[], Session]
     image_engine: str | None = None
+    profile: Callable[[Mapping[str, Array], str], Profile] | None = None
 
 
 def load(job: Job) -> Target:
     """The target that the job's loader makes of it.
 
     Raises:
-        UsageError: the loader is not there, or it found no samples.
+        UsageError: the loader is not there, it found no samples, or they cannot come as the scenario says.
     """
     module, _, name = job.loader.partition(":")
     try:
@@ -101,4 +103,46 @@ def load(job: Job) -> Target:
     target = loader(job)
     if not target.samples:
         raise UsageError(f"{target.name} has no samples to run on; give a folder of real ones.")
+    _check(job, target)
     return target
+
+
+def split(job: Job, signature: Signature, name: str) -> tuple[int, int]:
+    """Samples of one pass, and passes of one query.
+
+    A query of multi-stream is one pass where the graph takes its samples as one batch, else several. ``job.batch``,
+    where it is more than one, is the batch that is asked for.
+
+    Raises:
+        UsageError: the samples of a query are no whole number of batches.
+    """
+    samples = job.scenario.samples_per_query
+    if job.scenario.name != "multi-stream":
+        return job.batch, 1
+    fixed = {int(spec.shape[0]) for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], int)}
+    batch = max(fixed, default=samples)
+    if not fixed and (job.batch > 1 or signature.state):  # samples that follow one another are no batch
+        batch = job.batch
+    if samples % batch:
+        raise UsageError(
+            f"A query of {samples} samples is no whole number of batches of {batch}, which {name} is run with; "
+            f"give a multiple of {batch}."
+        )
+    return batch, samples // batch
+
+
+def _check(job: Job, target: Target) -> None:
+    scenario, state = job.scenario, bool(target.signature.state)
+    split(job, target.signature, target.name)
+    if state and scenario.name == "offline":
+        raise UsageError(
+            f"{target.name} carries state from one sample to the next, and those of 'offline' may be taken in any "
+            "order: measure it single-stream, paced or sustained."
+        )
+    if state and scenario.engine == "loadgen":
+        raise UsageError(
+            f"{target.name} carries state from one sample to the next, and LoadGen picks them at random: "
+            "leave --engine out."
+        )
+    if scenario.engine == "loadgen" and job.precision is not None:
+        raise UsageError("LoadGen runs for all of the duration and cannot stop at a precision: leave one of them out.")

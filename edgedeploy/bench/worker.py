@@ -21,17 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.bench.drive import Limits, drive
+from edgedeploy.bench import loadgen
+from edgedeploy.bench.drive import Limits, Sleep, drive
 from edgedeploy.bench.environment import Environment, collect, imported_packages
 from edgedeploy.bench.measurement import PARTS, WAIT, Conditions, Process
-from edgedeploy.bench.sampling import LIMIT, BatchSteps, Recorder, warm_up
-from edgedeploy.bench.scenario import TIMED
+from edgedeploy.bench.sampling import LIMIT, BatchSteps, QuerySteps, Recorder, warm_up
 from edgedeploy.bench.stopping import precise
-from edgedeploy.bench.target import Job, Target, load
+from edgedeploy.bench.target import Job, Target, load, split
 from edgedeploy.bench.telemetry import (
     Clock,
     Telemetry,
     between,
+    energy_per_pass,
     peak_memory,
     read_counters,
     resident_memory,
@@ -43,6 +44,9 @@ from edgedeploy.errors import EdgeDeployError, Unavailable
 from edgedeploy.records import from_json, to_json
 from edgedeploy.runtime import Session
 from edgedeploy.tensors import Array
+
+#: Seconds that the warm-up of a sustained run may take.
+SHORT = 10.0
 
 #: ``tell(event, fields)`` sends one event to the parent.
 Tell = Callable[[str, dict[str, Any]], None]
@@ -59,6 +63,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Timer:
+    """What tells the time, and lets it pass."""
+
+    clock: Clock
+    sleep: Sleep
+
+
+@dataclass(frozen=True)
 class Opened:
     """A session, and what it took to open it: seconds, and bytes resident before."""
 
@@ -69,22 +81,30 @@ class Opened:
     memory_before: int | None
 
 
-def measure(job: Job, tell: Tell, clock: Clock = time.perf_counter_ns) -> Answer:
+def measure(job: Job, tell: Tell, clock: Clock = time.perf_counter_ns, sleep: Sleep = time.sleep) -> Answer:
     """Load the job's target and measure it in this process.
 
     Raises:
-        EdgeDeployError: the target cannot be loaded, opened or run.
+        EdgeDeployError: the target cannot be loaded, opened or run, or the engine of its scenario is not here.
     """
+    if job.scenario.engine == "loadgen":
+        loadgen.library()
     tell("phase", {"phase": "reading the bundle"})
     target = load(job)
-    opened = _open(target, tell, clock)
+    opened = open_target(target, tell, clock)
     try:
-        return _measure_session(job, target, opened, tell, clock)
+        return _measure_session(job, target, opened, tell, Timer(clock, sleep))
     finally:
         opened.session.close()
 
 
-def _open(target: Target, tell: Tell, clock: Clock) -> Opened:
+def open_target(target: Target, tell: Tell, clock: Clock = time.perf_counter_ns) -> Opened:
+    """A session of the target, and what it took.
+
+    Raises:
+        Unavailable: what opens only stands in for the device.
+        EdgeDeployError: the runtime is not here, or refused.
+    """
     tell("phase", {"phase": "importing the runtime"})
     t0 = clock()
     version = target.load_runtime()
@@ -104,17 +124,19 @@ def _open(target: Target, tell: Tell, clock: Clock) -> Opened:
     return Opened(session, version, (t1 - t0) / 1e9, (t3 - t2) / 1e9, memory)
 
 
-def _measure_session(job: Job, target: Target, opened: Opened, tell: Tell, clock: Clock) -> Answer:
-    steps = BatchSteps(target, opened.session, job.graph, job.batch)
+def _measure_session(job: Job, target: Target, opened: Opened, tell: Tell, timer: Timer) -> Answer:
+    batch, passes = split(job, target.signature, target.name)
+    one = BatchSteps(target, opened.session, job.graph, batch)
+    steps = one if passes == 1 else QuerySteps(one, passes)
     tell("phase", {"phase": "running the first inference"})
-    recorder = Recorder(steps, clock)
+    recorder = Recorder(steps, timer.clock)
     recorder.run(0.0, 1)
     packages = imported_packages()
     before = collect(opened.version, packages, target.image_engine)
     tell("phase", {"phase": "warming up"})
-    steady = warm_up(recorder, job.duration, lambda share: tell("progress", {"share": None}))
+    steady = warm_up(recorder, _longest_warm_up(job), lambda share: tell("progress", {"share": None}))
     warm = recorder.count
-    telemetry = _sample(job, recorder, opened.memory_before, tell, clock)
+    telemetry = _sample(job, recorder, opened.memory_before, tell, timer)
     process = Process(
         start=0.0,
         runtime_import=opened.runtime_import,
@@ -127,34 +149,50 @@ def _measure_session(job: Job, target: Target, opened: Opened, tell: Tell, clock
         facts=dict(opened.session.facts),
     )
     after = collect(opened.version, packages, target.image_engine)
-    return Answer(_conditions(job, target, steps.prepare(0).inputs), before, after, process)
+    conditions = conditions_of(replace(job, batch=batch), target, one.prepare(0).inputs)
+    if process.samples.wait:
+        conditions = replace(conditions, includes=(WAIT, *PARTS))
+    return Answer(conditions, before, after, process)
 
 
-def _sample(job: Job, recorder: Recorder, memory_before: int | None, tell: Tell, clock: Clock) -> Telemetry:
+def _longest_warm_up(job: Job) -> float:
+    """As long as the sampling, but where the device is to be seen getting hot."""
+    return min(SHORT, job.duration) if job.scenario.name == "sustained" else job.duration
+
+
+def _sample(job: Job, recorder: Recorder, memory_before: int | None, tell: Tell, timer: Timer) -> Telemetry:
     """Take the samples that count.
 
     The garbage collector stays on: its pauses are part of what a Python program pays. What exists by now is frozen, so
     that a collection walks what the passes leave behind and not everything that the harness has imported.
     """
-    typical = float(np.median(recorder.passes(recorder.count // 2).seconds()))
-    recorder.reserve(min(LIMIT, max(job.minimum, int(1.5 * job.duration / max(typical, 1e-6)))))
-    step = resolution(clock)
+    recorder.reserve(min(LIMIT, max(job.minimum, int(1.5 * job.duration / recorder.typical()))))
+    step = resolution(timer.clock)
     tell("phase", {"phase": "sampling"})
     gc.collect()
     gc.freeze()
     enough = None if job.precision is None else functools.partial(precise, precision=job.precision)
     limits = Limits(job.duration, job.minimum, enough)
+
+    def report(share: float) -> None:
+        tell("progress", {"share": share})
+
+    begun = recorder.count
     try:
         with Watch(job.watch) as watch:
             counters = read_counters()
-            drive(job.scenario, recorder, limits, lambda share: tell("progress", {"share": share}))
+            driven = drive(job.scenario, recorder, limits, report, timer.sleep)
             found = between(counters, read_counters(), step, (memory_before, peak_memory()))
-        return replace(found, readings=watch.readings(), series=watch.series())
+        readings = (*found.readings, *watch.readings(), *driven.readings)
+        found = replace(found, wall=driven.wall, readings=readings, series=watch.series())
+        inferences = (recorder.count - begun) * job.batch
+        return replace(found, readings=(*readings, energy_per_pass(found, inferences)))
     finally:
         gc.unfreeze()
 
 
-def _conditions(job: Job, target: Target, inputs: Mapping[str, Array]) -> Conditions:
+def conditions_of(job: Job, target: Target, inputs: Mapping[str, Array]) -> Conditions:
+    """What was asked for and what was run; ``inputs`` are those of a pass."""
     largest = max((_shape(sample) for sample in target.samples), key=lambda shape: int(np.prod(shape)))
     return Conditions(
         name=target.name,
@@ -168,7 +206,7 @@ def _conditions(job: Job, target: Target, inputs: Mapping[str, Array]) -> Condit
         inputs={name: tuple(tensor.shape) for name, tensor in inputs.items()},
         sample_count=len(target.samples),
         sample_shape=largest,
-        includes=(WAIT, *PARTS) if job.scenario.name in TIMED else PARTS,
+        includes=PARTS,
         duration=job.duration,
         scenario=job.scenario,
     )
@@ -200,6 +238,14 @@ def _end_with_parent() -> None:
 
 def main() -> int:
     """Read a job, measure, answer."""
+    return serve(measure)
+
+
+def serve(work: Callable[[Job, Tell], object], listening: bool = False) -> int:
+    """Read a job from standard input, do ``work`` and answer with the record that it returns; the exit status.
+
+    Unless ``work`` is ``listening``, and reads on by itself, the process ends when standard input does.
+    """
     channel = _private_output()
 
     def tell(event: str, fields: dict[str, Any]) -> None:
@@ -208,10 +254,11 @@ def main() -> int:
 
     channel.write("\n")  # ends whatever the interpreter's start has printed
     try:
-        job = from_json(Job, json.loads(_first_line()), "job")
-        _end_with_parent()
+        job = from_json(Job, json.loads(read_line()), "job")
+        if not listening:
+            _end_with_parent()
         tell("phase", {"phase": "ready"})
-        answer = measure(job, tell)
+        answer = work(job, tell)
     except EdgeDeployError as error:
         tell("error", {"kind": type(error).__name__, "message": str(error)})
         return error.exit_status
@@ -219,8 +266,8 @@ def main() -> int:
     return 0
 
 
-def _first_line() -> bytes:
-    """Up to the first line end, unbuffered: the watching thread reads the same descriptor."""
+def read_line() -> bytes:
+    """Standard input up to the next line end, unbuffered: others read the same descriptor. Empty at its end."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)

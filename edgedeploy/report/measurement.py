@@ -7,30 +7,51 @@ from typing import Any
 
 import numpy as np
 
-from edgedeploy.bench.measurement import END_TO_END, PARTS, Measurement, Part, Process
+from edgedeploy.bench.endurance import CHANGE
+from edgedeploy.bench.measurement import END_TO_END, PARTS, WAIT, Measurement, Part, Process
+from edgedeploy.bench.outcome import Metric, Outcome, outcome
 from edgedeploy.bench.quantiles import TooFew, label
+from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
+from edgedeploy.bench.telemetry import Reading
 from edgedeploy.units import show
 
 #: What a table shows of each part.
 PERCENTILES = (0.5, 0.9, 0.99)
 HEADER = ("part", *(label(q) for q in PERCENTILES), "mean", "min", "max")
-_ALL: tuple[Part, ...] = (*PARTS, END_TO_END)
 
 
 def headline(measurement: Measurement) -> str:
-    """One line: the median end to end with its interval, and the rate of one stream back to back."""
-    between = measurement.interval()
-    within = "" if isinstance(between, TooFew) else f" ({_time(between[0])} to {_time(between[1])})"
-    return (
-        f"{measurement.conditions.name} on {measurement.conditions.backend}: {_time(measurement.latency)}{within} "
-        f"end to end, median of {measurement.count} samples; {measurement.fps:.4g} FPS as one stream back to back"
-    )
+    """One line: the number to quote under the scenario, with its interval, and what it is of."""
+    conditions, found = measurement.conditions, outcome(measurement)
+    subject = f"{conditions.name} on {conditions.backend}"
+    if conditions.scenario != SINGLE_STREAM:
+        subject = f"{subject}, {show_scenario(conditions.scenario)}"
+    middle, count = _measured(measurement), f"median of {measurement.count}"
+    match conditions.scenario.name:
+        case "single-stream":
+            rate = f"{measurement.fps:.4g} FPS as one stream back to back"
+            return f"{subject}: {middle} end to end, {count} samples; {rate}"
+        case "multi-stream":
+            return f"{subject}: {middle} per query of {conditions.samples_per_pass} samples, {count} queries"
+        case "offline":
+            samples = measurement.count * conditions.samples_per_pass
+            return f"{subject}: {_rate(found.throughput)}, {samples} samples in {_wall(measurement)}"
+        case "sustained":
+            return f"{subject}: {_metric(found.headline)} end to end after {_wall(measurement)}, {_lasting(found)}"
+        case _:
+            return f"{subject}: {_in_time(found)}{middle} from due to answered, {count} queries"
+
+
+def show_scenario(scenario: Scenario) -> str:
+    """As people write it: ``paced at 30 Hz``."""
+    rate = "" if scenario.rate is None else f" at {scenario.rate:g} Hz"
+    return f"{scenario.name}{rate}{' by LoadGen' if scenario.engine == 'loadgen' else ''}"
 
 
 def latency_rows(measurement: Measurement) -> list[tuple[str, ...]]:
     """A row per part under `HEADER`; a percentile that the samples do not support says how many it needs."""
     rows = []
-    for part in _ALL:
+    for part in _parts(measurement):
         times = measurement.seconds(part)
         percentiles = (_percentile(measurement.percentile(q, part)) for q in PERCENTILES)
         ends = (_time(value) for value in (measurement.mean(part), float(times.min()), float(times.max())))
@@ -48,8 +69,7 @@ def fact_rows(measurement: Measurement) -> list[tuple[str, str]]:
         ("import of the runtime", _time(_median(measurement, lambda p: p.runtime_import))),
         ("load", _time(_median(measurement, lambda p: p.load))),
         ("first inference", _time(_first(measurement, END_TO_END))),
-        ("one stream back to back", f"{measurement.fps:.4g} FPS"),
-        ("compute alone", f"{measurement.compute_throughput:.4g} samples/s"),
+        *_scenario_rows(measurement),
         ("model on disk", _size(conditions.model_size)),
         ("memory of the model", _size(measurement.model_memory)),
         ("peak memory of the process", _size(measurement.peak_memory)),
@@ -69,18 +89,119 @@ def summary(measurement: Measurement) -> dict[str, Any]:
         "created": measurement.created,
         "fingerprint": measurement.fingerprint(),
         "samples": measurement.count,
-        "latency": {part: _statistics(measurement, part) for part in _ALL},
+        "latency": {part: _statistics(measurement, part) for part in _parts(measurement)},
         "process_medians": list(measurement.process_medians()),
         "fps_one_stream": measurement.fps,
         "compute_throughput": measurement.compute_throughput,
         "start": _median(measurement, lambda p: p.start),
         "runtime_import": _median(measurement, lambda p: p.runtime_import),
         "load": _median(measurement, lambda p: p.load),
-        "first_inference": {part: _first(measurement, part) for part in _ALL},
+        "first_inference": {part: _first(measurement, part) for part in (*PARTS, END_TO_END)},
         "model_size": measurement.conditions.model_size,
         "model_memory": measurement.model_memory,
         "peak_memory": measurement.peak_memory,
+        "outcome": outcome(measurement).to_json(),
     }
+
+
+def _parts(measurement: Measurement) -> tuple[Part, ...]:
+    """Those that were recorded, and their sum."""
+    waited = any(process.samples.wait for process in measurement.processes)
+    return (*([WAIT] if waited else []), *PARTS, END_TO_END)
+
+
+def _scenario_rows(measurement: Measurement) -> list[tuple[str, str]]:
+    """Rates, and what else the scenario is about."""
+    scenario, found = measurement.conditions.scenario, outcome(measurement)
+    if scenario == SINGLE_STREAM:
+        alone = ("compute alone", f"{measurement.compute_throughput:.4g} samples/s")
+        return [("one stream back to back", f"{measurement.fps:.4g} FPS"), alone]
+    rows = [("scenario", show_scenario(scenario)), (found.throughput.name, _rate(found.throughput))]
+    if scenario.name != "offline":  # there it shares the processor with the other parts
+        rows.append(("compute alone", f"{_number(measurement.compute_throughput)} samples/s"))
+    if found.mlperf is not None:
+        rows.append((found.mlperf.name, _metric(found.mlperf)))
+    timed, long = found.schedule, found.endurance
+    if timed is not None:
+        if scenario.limit is not None:
+            rows.append(("deadline", _time(scenario.limit)))
+        rows.append(("late or unanswered", f"{timed.late} and {timed.unanswered} of {timed.queries}"))
+        rows.append(("real-time factor", f"{timed.real_time_factor:.3g}"))
+        rows.append(("wake-up of the timer", f"{_time(timed.wake_up)} late, at most {_time(timed.wake_up_latest)}"))
+        if timed.back_to_back is not None:
+            rows.append(("at this rate, and back to back", f"{_time(timed.service)}, {_time(timed.back_to_back)}"))
+    if long is not None:
+        rows.append(("peak, and at the end", f"{_time(long.peak)}, {_time(long.sustained)}"))
+        rows.append(("throttled", "not seen" if long.throttled is None else f"after {_time(long.throttled)}"))
+    rows += [(reading.name, _reading(reading)) for reading in _told_by_loadgen(measurement)]
+    rows += [("not as MLPerf", rule) for rule in found.rules]
+    return rows + [("note", note) for note in found.notes]
+
+
+def _told_by_loadgen(measurement: Measurement) -> list[Reading]:
+    readings = measurement.processes[0].telemetry.readings
+    return [reading for reading in readings if reading.name.startswith("LoadGen: ")]
+
+
+def _reading(reading: Reading) -> str:
+    if reading.name == "LoadGen: valid":
+        return "yes" if reading.value else f"no: {reading.source}"
+    if reading.value is None:
+        return f"unknown: {reading.source}"
+    return _time(reading.value) if reading.unit == "s" else f"{_number(reading.value)} {reading.unit}".strip()
+
+
+def _measured(measurement: Measurement) -> str:
+    """The median end to end with its interval."""
+    between = measurement.interval()
+    within = "" if isinstance(between, TooFew) else f" ({_time(between[0])} to {_time(between[1])})"
+    return f"{_time(measurement.latency)}{within}"
+
+
+def _metric(metric: Metric) -> str:
+    if metric.value is None:
+        return f"needs {metric.needed} samples"
+    show_one = _time if metric.unit == "s" else _number
+    known = metric.low is not None and metric.high is not None
+    between = f" ({show_one(metric.low or 0.0)} to {show_one(metric.high or 0.0)})" if known else ""
+    return f"{show_one(metric.value)}{between}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _rate(metric: Metric) -> str:
+    return f"{_metric(metric)} samples/s"
+
+
+def _in_time(found: Outcome) -> str:
+    timed = found.schedule
+    if timed is None or timed.misses is None or timed.misses_interval is None:
+        return ""
+    low, high = timed.misses_interval
+    missed = timed.late + timed.unanswered
+    return (
+        f"{missed} of {timed.queries} missed the deadline ({_share(timed.misses)}, {_share(low)} to {_share(high)}); "
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def _lasting(found: Outcome) -> str:
+    long = found.endurance
+    if long is None:
+        return ""
+    when = "" if long.throttled is None else f", slower from {_time(long.throttled)} on"
+    if long.throttled is not None and long.ratio > 1 / (1 + CHANGE):
+        when = f", and slower for a while after {_time(long.throttled)}"
+    return f"{long.ratio:.0%} of the peak speed{when}"
+
+
+def _wall(measurement: Measurement) -> str:
+    return _time(sum(process.telemetry.wall for process in measurement.processes))
 
 
 def _statistics(measurement: Measurement, part: Part) -> dict[str, float | None]:

@@ -31,10 +31,11 @@ SIGNATURE = Signature(
 
 
 class FakeClock:
-    """Nanoseconds that pass only by `advance`, and by ``tick`` at each reading."""
+    """Nanoseconds that pass only by `advance` and `sleep`, and by ``tick`` at each reading. Sleeps end ``late``."""
 
-    def __init__(self, now: int = 0, tick: int = 0) -> None:
-        self.now, self._tick = now, tick
+    def __init__(self, now: int = 0, tick: int = 0, late: int = 0) -> None:
+        self.now, self._tick, self._late = now, tick, late
+        self.sleeps: list[float] = []
 
     def __call__(self) -> int:
         """The time, like ``time.perf_counter_ns``."""
@@ -44,6 +45,11 @@ class FakeClock:
     def advance(self, nanoseconds: int) -> None:
         """Let time pass."""
         self.now += nanoseconds
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, like ``time.sleep``, and remember it."""
+        self.sleeps.append(seconds)
+        self.now += round(seconds * 1e9) + self._late
 
 
 class FakeSession:
@@ -249,3 +255,38 @@ def fake_measurement(
         environment_after=after or first,
         processes=processes or tuple(fake_process([20_000_000] * 200) for _ in range(3)),
     )
+
+
+class FakeSteps:
+    """Passes that take what they are told: pass i computes for ``cost(i)`` nanoseconds of ``clock``."""
+
+    def __init__(
+        self, clock: FakeClock, cost: Callable[[int], int], prepare: int = 0, finish: int = 0, batch: int = 1
+    ) -> None:
+        self.clock, self.cost, self.around, self.batch = clock, cost, (prepare, finish), batch
+        self.seen: list[int] = []
+
+    def prepare(self, index: int) -> int:
+        """Remember the index."""
+        self.seen.append(index)
+        self.clock.advance(self.around[0])
+        return index
+
+    def compute(self, ready: int) -> int:
+        """The index again."""
+        self.clock.advance(self.cost(ready))
+        return ready
+
+    def finish(self, ready: int, outputs: int) -> None:
+        """Both are the same index."""
+        assert ready == outputs
+        self.clock.advance(self.around[1])
+
+
+def fake_times(count: int, seed: int, spread: float = 0.05, outliers: float = 0.01) -> tuple[int, ...]:
+    """Nanoseconds of an undisturbed run around 20 ms: log-normal, and a share of passes that take longer by chance."""
+    draw = np.random.default_rng(seed)
+    times = 20e6 * np.exp(draw.normal(0, spread, count))
+    late = draw.random(count) < outliers
+    times[late] *= 1.5 + draw.exponential(1.0, int(late.sum()))
+    return tuple(int(value) for value in times)

@@ -14,6 +14,7 @@ from edgedeploy import plugins
 from edgedeploy.artifact import SCHEMA, ExporterRecord, Golden, GraphRecord, Manifest, seal, writing
 from edgedeploy.bench.bundle import load
 from edgedeploy.bench.run import BenchOptions, bench
+from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.target import Job
 from edgedeploy.errors import UsageError
 from edgedeploy.model import Source
@@ -134,6 +135,16 @@ def test_what_a_bundle_cannot_do(tmp_path: Path, changed: dict[str, Any], told: 
 
 
 @pytest.mark.usefixtures("imagined")
+def test_a_query_of_several_samples_is_one_batch_where_the_graph_takes_it(tmp_path: Path) -> None:
+    eight = Scenario("multi-stream", samples_per_query=8)
+    assert load(job(bundle(tmp_path), scenario=eight)).signature == SIGNATURE
+    assert load(job(bundle(tmp_path, signature=BATCHES), scenario=eight)).signature == BATCHES
+    four = Signature((TensorSpec("x", "float32", (3, 3)),), SIGNATURE.outputs)
+    with pytest.raises(UsageError, match="no whole number of batches of 3, which net is run with"):
+        load(job(bundle(tmp_path, signature=four), scenario=eight))
+
+
+@pytest.mark.usefixtures("imagined")
 def test_samples_from_a_folder_are_spread_over_it(tmp_path: Path) -> None:
     folder = tmp_path / "samples"
     folder.mkdir()
@@ -186,3 +197,16 @@ def test_a_graph_that_is_none_is_told_as_the_runtime_tells_it(tmp_path: Path) ->
 
     with pytest.raises(RunFailed, match=r"net\.edge on its runtime: ONNX Runtime cannot load main\.onnx"):
         bench(bundle(tmp_path), BenchOptions(processes=1, duration=0.1))
+
+
+def test_offline_overlaps_a_real_session_in_threads(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With outputs that ONNX Runtime would overwrite in the next call."""
+    from edgedeploy.bench import drive
+    from edgedeploy.bench.worker import measure
+
+    monkeypatch.setattr(drive, "WORTH", 0.0)
+    options = {"io_binding": True}
+    made = job(doubling, batch=2, threads=1, duration=0.1, options=options, scenario=Scenario("offline"))
+    answer = measure(made, lambda event, fields: None)
+    assert len(answer.process.samples) >= 7
+    assert answer.conditions.inputs == {"x": (2, 3)}

@@ -8,38 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedeploy.bench.sampling import WINDOW_PASSES, BatchSteps, Recorder, warm_up
+from edgedeploy.bench.sampling import WINDOW_PASSES, BatchSteps, QuerySteps, Recorder, warm_up
 from edgedeploy.errors import UsageError
 from edgedeploy.runtime import Outputs
 from edgedeploy.testing import FakeClock, FakeSession, fake_target
+from edgedeploy.testing.fakes import FakeSteps
 
 MS = 1_000_000
 
 
-class Costs:
-    """Steps that take what they are told; pass i computes for ``cost(i)``."""
-
-    def __init__(self, clock: FakeClock, cost: Callable[[int], int], prepare: int = 0, finish: int = 0) -> None:
-        self.clock, self.cost, self.around = clock, cost, (prepare, finish)
-        self.seen: list[int] = []
-
-    def prepare(self, index: int) -> int:
-        self.seen.append(index)
-        self.clock.advance(self.around[0])
-        return index
-
-    def compute(self, ready: int) -> int:
-        self.clock.advance(self.cost(ready))
-        return ready
-
-    def finish(self, ready: int, outputs: int) -> None:
-        assert ready == outputs
-        self.clock.advance(self.around[1])
-
-
 def recorder(cost: Callable[[int], int], **around: int) -> Recorder:
     clock = FakeClock()
-    return Recorder(Costs(clock, cost, **around), clock)
+    return Recorder(FakeSteps(clock, cost, **around), clock)
 
 
 def test_each_part_is_timed_by_itself() -> None:
@@ -64,7 +44,7 @@ def test_a_run_ends_at_its_limit() -> None:
 
 def test_runs_follow_one_another_and_nothing_is_lost() -> None:
     clock = FakeClock()
-    steps = Costs(clock, lambda i: (i + 1) * MS)
+    steps = FakeSteps(clock, lambda i: (i + 1) * MS)
     found = Recorder(steps, clock)
     found.run(0.0, 1)
     found.reserve(3)
@@ -76,7 +56,7 @@ def test_runs_follow_one_another_and_nothing_is_lost() -> None:
 
 def test_progress_is_told_once_per_second_and_outside_of_the_samples() -> None:
     clock = FakeClock()
-    found = Recorder(Costs(clock, lambda i: 100 * MS), clock)
+    found = Recorder(FakeSteps(clock, lambda i: 100 * MS), clock)
     told: list[float] = []
 
     def report(share: float) -> None:
@@ -88,6 +68,75 @@ def test_progress_is_told_once_per_second_and_outside_of_the_samples() -> None:
     assert told == sorted(told)
     assert set(found.passes().compute) == {100 * MS}
     assert set(found.passes().prepare) == {0}
+
+
+def test_passes_know_when_they_began() -> None:
+    clock = FakeClock(now=7 * MS)
+    found = Recorder(FakeSteps(clock, lambda i: 20 * MS, prepare=MS), clock)
+    found.run(0.05, 1)
+    clock.advance(100 * MS)
+    found.run(0.05, 1)
+    assert found.passes(0, 3).began == (0, 21 * MS, 42 * MS)
+    assert found.passes(3).began == (0, 21 * MS, 42 * MS)
+    assert found.passes(3).wait == ()
+    assert found.passes(3).times()[-1] == pytest.approx(0.042)
+
+
+def test_enough_is_asked_once_a_second_outside_of_the_samples() -> None:
+    clock = FakeClock()
+    found = Recorder(FakeSteps(clock, lambda i: 100 * MS), clock)
+    found.run(0.0, 1)
+    asked: list[int] = []
+
+    def enough(times: Any) -> bool:
+        asked.append(len(times))
+        clock.advance(500 * MS)
+        assert set(times) == {0.1}
+        return len(times) >= 25
+
+    assert found.run(10.0, 7, enough=enough) == 25
+    assert asked == [10, 15, 20, 25]
+    assert set(found.passes(1).compute) == {100 * MS}
+
+
+def test_nothing_is_enough_before_the_minimum() -> None:
+    found = recorder(lambda i: 1000 * MS)
+    assert found.run(100.0, 7, enough=lambda times: True) == 7
+
+
+def test_of_a_stride_one_pass_is_kept_and_all_samples_take_part() -> None:
+    clock = FakeClock()
+    steps = FakeSteps(clock, lambda i: (i + 1) * MS)
+    found = Recorder(steps, clock)
+    found.run(0.0, 4, stride=3)
+    assert found.passes().compute == (MS, 4 * MS, 7 * MS, 10 * MS)
+    assert steps.seen == list(range(10))
+
+
+def test_waits_that_are_known_afterwards() -> None:
+    found = recorder(lambda i: 20 * MS)
+    found.run(0.0, 1)
+    found.run(0.0, 2)
+    found.set_waits([3, 4])
+    assert found.passes(1).wait == (3, 4)
+    assert found.passes(0, 1).wait == ()
+    assert found.seconds(1) == pytest.approx([0.020000003, 0.020000004])
+    with pytest.raises(UsageError, match="1 waits for 2 passes"):
+        found.set_waits([3])
+
+
+def test_a_query_is_the_sum_of_its_passes() -> None:
+    clock = FakeClock()
+    steps = FakeSteps(clock, lambda i: (i + 1) * MS, prepare=MS, finish=2 * MS, batch=2)
+    queries = QuerySteps(steps, 3)
+    assert queries.batch == 6
+    found = Recorder(queries, clock)
+    found.run(0.0, 2)
+    passes = found.passes()
+    assert passes.prepare == (3 * MS, 3 * MS)
+    assert passes.compute == (6 * MS, 15 * MS)
+    assert passes.finish == (6 * MS, 6 * MS)
+    assert steps.seen == list(range(6))
 
 
 def test_a_constant_model_is_steady_after_three_windows() -> None:

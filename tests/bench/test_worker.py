@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from edgedeploy.bench import worker
+from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.target import Job, Target, load
 from edgedeploy.bench.worker import Answer, measure
-from edgedeploy.errors import UsageError
+from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.records import canonical, from_json, to_json
 from edgedeploy.testing import FakeClock, FakeSession, fake_target
 
@@ -51,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(worker, "load", prepared_target)
         events: list[tuple[str, dict[str, Any]]] = []
         job = Job(**{"loader": "here", "path": "net.edge", "duration": 3.0, **changed})
-        return measure(job, lambda event, fields: events.append((event, fields)), clock), events
+        return measure(job, lambda event, fields: events.append((event, fields)), clock, clock.sleep), events
 
     return run
 
@@ -101,6 +102,61 @@ def test_conditions_are_those_that_were_run(run: Any) -> None:
 def test_an_answer_survives_json(run: Any) -> None:
     answer, _ = run(lambda i: 20 * MS)
     assert from_json(Answer, json.loads(canonical(to_json(answer))), "here") == answer
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sleep to the very end: a clock that does not move by itself cannot be waited for."""
+    monkeypatch.setattr("edgedeploy.bench.drive.SPIN", 0)
+
+
+@pytest.mark.usefixtures("exact")
+def test_paced(run: Any) -> None:
+    answer, events = run(lambda i: 5 * MS, scenario=Scenario("paced", rate=50.0))
+    samples = answer.process.samples
+    assert samples.began == tuple(i * 20 * MS for i in range(150))
+    assert set(samples.wait) == {0}
+    assert answer.conditions.includes == ("wait", "prepare", "compute", "finish")
+    assert answer.process.telemetry.wall == pytest.approx(2.985)
+    assert answer.process.warmup.wait == ()
+    assert [event for event, _ in events].count("progress") >= 2
+
+
+def test_multi_stream(run: Any) -> None:
+    answer, _ = run(lambda i: 20 * MS, scenario=Scenario("multi-stream", samples_per_query=4))
+    assert (answer.conditions.batch, answer.conditions.samples_per_pass) == (4, 4)
+    assert answer.conditions.inputs == {"image": (4, 3, 4, 4)}
+    answer, _ = run(lambda i: 20 * MS, scenario=Scenario("multi-stream", samples_per_query=4), batch=2)
+    assert (answer.conditions.batch, answer.conditions.samples_per_pass) == (2, 4)
+    assert set(answer.process.samples.compute) == {40 * MS}
+    assert answer.conditions.inputs == {"image": (2, 3, 4, 4)}
+
+
+def test_offline(run: Any) -> None:
+    answer, _ = run(lambda i: 20 * MS, scenario=Scenario("offline"))
+    assert answer.conditions.includes == ("prepare", "compute", "finish")
+    assert len(answer.process.samples) == 150
+    assert answer.process.telemetry.wall == pytest.approx(3.0)
+
+
+def test_a_sustained_run_is_warmed_up_for_a_short_time(run: Any) -> None:
+    answer, _ = run(lambda i: 100 * MS, duration=600.0, scenario=Scenario("sustained"))
+    assert len(answer.process.warmup) <= 16
+    assert len(answer.process.samples) == 6000
+
+
+def test_precision_ends_sampling(run: Any) -> None:
+    answer, _ = run(lambda i: 20 * MS, duration=100.0, precision=0.05)
+    assert len(answer.process.samples) < 500
+
+
+def test_an_engine_that_is_not_installed_is_said_before_anything_is_opened(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(Unavailable, match=r"pip install 'edgedeploy\[loadgen\]'"):
+        run(lambda i: 20 * MS, scenario=Scenario(engine="loadgen"))
+    assert SESSION.runs == 0
 
 
 def test_the_session_is_closed_after_a_failure(run: Any) -> None:
