@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 
 from edgedeploy.bench.measurement import Measurement
+from edgedeploy.bench.outcome import outcome
 from edgedeploy.bench.quantiles import TooFew, label
+from edgedeploy.bench.scenario import TIMED
 from edgedeploy.device import THIS_MACHINE, Device, unmet
 from edgedeploy.errors import UsageError
 from edgedeploy.units import show
@@ -91,6 +93,15 @@ def _latency(measurement: Measurement, limit: float, q: float) -> tuple[Outcome,
 
 
 def _fps(measurement: Measurement, limit: float) -> tuple[Outcome, str]:
+    """What one stream runs at; offline, what goes through. Where queries come by a clock, the clock is the rate."""
+    name = measurement.conditions.scenario.name
+    if name in TIMED:
+        raise UsageError(f"Under '{name}' the rate is given and not found: give a latency as the budget instead.")
+    if name == "offline":
+        found = outcome(measurement).throughput
+        rates = (found.low or 0.0, found.high or math.inf)
+        text = f"Offline throughput is {found.value:.4g} samples per second ({rates[0]:.4g} to {rates[1]:.4g})"
+        return _against(rates, limit, text, f"the budget of {limit:g} frames per second", wanted_above=True)
     means = _block_means(measurement)
     budget = f"the budget of {limit:g} frames per second"
     if means is None:
@@ -98,7 +109,7 @@ def _fps(measurement: Measurement, limit: float) -> tuple[Outcome, str]:
             f"The frame rate cannot be judged against {budget}: "
             f"it needs {BLOCKS} samples, and there are {measurement.count}."
         )
-    batch = measurement.conditions.batch
+    batch = measurement.conditions.samples_per_pass
     rates = batch / max(means), batch / min(means)
     text = f"One stream back to back runs at {measurement.fps:.4g} frames per second ({rates[0]:.4g} to {rates[1]:.4g})"
     return _against(rates, limit, text, budget, wanted_above=True)
@@ -146,7 +157,7 @@ def judge_fit(measurement: Measurement, requires: Sequence[str], device: Device)
     for missing in unmet(requires, device):  # what a profile does not know can be installed or looked up there
         found.append(("fail" if missing.known else "pass", str(missing)))
     found.append(_fit_memory(measurement, device))
-    if device.name != THIS_MACHINE:
+    if device.name not in (THIS_MACHINE, measurement.place.device):
         found.append(("pass", f"The latency was measured here; on {device.name} it has to be measured there."))
     outcomes = [outcome for outcome, _ in found]
     ranked: tuple[Outcome, ...] = ("fail", "not enough data", "pass")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedeploy.bench.measurement import Measurement
+from edgedeploy.bench.measurement import Measurement, Place
+from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.telemetry import Telemetry
+from edgedeploy.device import load
 from edgedeploy.errors import UsageError
 from edgedeploy.testing import fake_measurement, fake_process
-from edgedeploy.verdict import Budget, judge
+from edgedeploy.verdict import Budget, judge, judge_fit
 
 MS = 1_000_000
 
@@ -54,6 +58,13 @@ def test_too_few_samples() -> None:
     outcome, reason = only(fake_measurement(fake_process([20 * MS] * 6)), Budget(latency=1.0))
     assert outcome == "not enough data"
     assert reason.endswith("p50 needs 7 samples, and there are 6.")
+
+
+def test_means_of_several_passes_do_not_decide_about_single_ones() -> None:
+    made = fake_measurement(fake_process([20 * MS] * 500), mean_of=50)
+    outcome, reason = only(made, Budget(latency=1.0))
+    assert outcome == "not enough data"
+    assert reason.endswith("p50 of single passes is unknown, since each sample is the mean of 50 passes.")
 
 
 def test_the_tail_is_left_out_where_it_is_not_supported() -> None:
@@ -105,3 +116,24 @@ def test_a_verdict_never_contradicts_the_median(limit: float) -> None:
 def test_budgets_that_cannot_be_right(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Budget(**wrong)
+
+
+def test_a_frame_rate_is_no_budget_where_the_clock_gives_it() -> None:
+    paced = fake_measurement(scenario=Scenario("paced", rate=30.0))
+    with pytest.raises(UsageError, match="Under 'paced' the rate is given"):
+        judge(paced, Budget(fps=30))
+
+
+def test_offline_is_judged_by_what_goes_through() -> None:
+    """200 samples in each of three processes that sampled for 3 s: about 67 per second, and not 50 as one stream."""
+    offline = fake_measurement(scenario=Scenario("offline"))
+    kept = judge(offline, Budget(fps=55))
+    assert "Offline throughput is" in kept.reasons[0]
+    assert judge(offline, Budget(fps=1e6)).outcome == "fail"
+
+
+def test_what_was_measured_on_the_device_is_not_measured_elsewhere() -> None:
+    device = load("raspberry-pi-5")
+    here, there = fake_measurement(), replace(fake_measurement(), place=Place("raspberry-pi-5", "ssh://pi"))
+    assert any("has to be measured there" in reason for reason in judge_fit(here, (), device).reasons)
+    assert not any("has to be measured there" in reason for reason in judge_fit(there, (), device).reasons)

@@ -8,74 +8,116 @@ import numpy as np
 
 from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.quantiles import needed
+from edgedeploy.bench.patterns import patterns
+from edgedeploy.bench.quantiles import TooFew, label, needed
+from edgedeploy.bench.sampling import AGREEMENT
+from edgedeploy.bench.series import steps
+from edgedeploy.bench.stopping import stopped
+from edgedeploy.bench.telemetry import Series
+from edgedeploy.bench.uncertainty import between
 from edgedeploy.units import show
 
 #: Two medians that should be the same differ where the larger is more than this share above the smaller.
-DISAGREEMENT = 0.05
+DISAGREEMENT = AGREEMENT
 #: Shares of the processors' time above which others have disturbed: load, hypervisor, time spent waiting in line.
 FOREIGN, STEAL, PRESSURE = 0.05, 0.01, 0.10
 #: Involuntary context switches per second; an idle two-core machine shows some tens.
 SWITCHES = 100.0
 #: The clock is too coarse where a step of it is more than this share of the median.
 COARSE = 0.01
+#: A clock moved where the top of its readings is so much above the bottom; a device got hotter by so many degrees.
+MOVED, HOTTER = 0.10, 5.0
+#: Readings over time of a sensor that say something about a change.
+READINGS = 4
 #: Samples with more than so many times the values of the model's input are mostly resized.
 LARGE = 4.0
+#: Processes of which the same is told one by one.
+SINGLY = 3
 #: How many earlier measurements are looked at.
 RECENT = 4
 
 
-def doubts(measurement: Measurement, earlier: Sequence[Measurement] = ()) -> tuple[str, ...]:
+def doubts(
+    measurement: Measurement, earlier: Sequence[Measurement] = (), asked: Sequence[float] = (0.9,)
+) -> tuple[str, ...]:
     """Every reason not to trust ``measurement``; empty where there is none.
 
-    ``earlier`` may hold anything: those of the same artifact under the same conditions are picked out.
+    Args:
+        measurement: what is doubted.
+        earlier: may hold anything: those of the same artifact under the same conditions are picked out.
+        asked: the percentiles that somebody wants to read from it, as shares.
     """
     checks: tuple[Callable[[Measurement], list[str]], ...] = (
-        _unsteady, _few, _spread, _drift, _disturbed, _coarse, _changed, _threads, _fallback, _large,
+        _unreached, _unsteady, _means, _spread, patterns, *CIRCUMSTANCES, _large,
     )  # fmt: skip
     found = [sentence for check in checks for sentence in check(measurement)]
-    return (*found, *_earlier(measurement, earlier))
+    return (*_few(measurement, asked), *found, *_earlier(measurement, earlier))
+
+
+def circumstances(measurement: Measurement) -> tuple[str, ...]:
+    """The doubts that come from around the passes, and not from their times: what disturbed, moved or was not so."""
+    return tuple(sentence for check in CIRCUMSTANCES for sentence in check(measurement))
+
+
+def _unreached(measurement: Measurement) -> list[str]:
+    stop = stopped(measurement)
+    return [f"The goal was not reached: {stop.why}."] if stop is not None and not stop.reached else []
 
 
 def _unsteady(measurement: Measurement) -> list[str]:
+    found = [(i, process) for i, process in enumerate(measurement.processes) if not process.steady]
+    if len(found) > SINGLY:
+        passes = sum(len(process.warmup) for _, process in found)
+        return [
+            f"{len(found)} of {len(measurement.processes)} processes reached no steady state in {passes} warm-up "
+            "passes; they may still have been warming up."
+        ]
     return [
         f"{_which(measurement, i)} reached no steady state in {len(process.warmup)} warm-up passes "
         f"({_time(float(process.warmup.seconds().sum()))}); it may still have been warming up."
-        for i, process in enumerate(measurement.processes)
-        if not process.steady
+        for i, process in found
     ]
 
 
-def _few(measurement: Measurement) -> list[str]:
-    count, least = measurement.count, needed(0.9)
-    if count >= least:
+def _few(measurement: Measurement, asked: Sequence[float]) -> list[str]:
+    if measurement.conditions.mean_of > 1:
         return []
-    seconds = least * measurement.mean()
-    return [f"{count} samples support no p90, which needs {least}; measure for about {_time(seconds)}."]
+    wall = sum(process.telemetry.wall for process in measurement.processes)
+    each = max(measurement.mean(), wall / measurement.count if measurement.conditions.scenario.rate else 0.0)
+    return [
+        f"{measurement.count} samples support no {label(q)}, which needs {needed(q)}; "
+        f"measure for about {_time(needed(q) * each)}."
+        for q in sorted(set(asked))
+        if measurement.count < needed(q)
+    ]
+
+
+def _means(measurement: Measurement) -> list[str]:
+    mean_of = measurement.conditions.mean_of
+    if mean_of == 1:
+        return []
+    return [
+        f"Each of the {measurement.count} samples is the mean of {mean_of} passes: how long single ones took is "
+        "unknown, and so are percentiles and spikes."
+    ]
 
 
 def _spread(measurement: Measurement) -> list[str]:
     medians = measurement.process_medians()
     if not _disagree(medians):
         return []
+    ends = [between([process.samples.seconds()]) for process in measurement.processes]
+    known = [end for end in ends if not isinstance(end, TooFew)]
+    if len(known) == len(ends) and max(low for low, _ in known) <= min(high for _, high in known):
+        return []  # they differ by no more than their samples leave open
     listed = ", ".join(_time(median) for median in medians)
     return [f"The medians of the {len(medians)} processes are {listed}: {_apart(medians)} apart."]
 
 
-def _drift(measurement: Measurement) -> list[str]:
-    found = []
-    for i, process in enumerate(measurement.processes):
-        times = process.samples.seconds()
-        half = len(times) // 2
-        if half < needed(0.5):
-            continue
-        first, second = float(np.median(times[:half])), float(np.median(times[half:]))
-        if _disagree((first, second)):
-            found.append(
-                f"{_which(measurement, i)} drifted: its median was {_time(first)} in the first half of its samples "
-                f"and {_time(second)} in the second."
-            )
-    return found
+def _emulated(measurement: Measurement) -> list[str]:
+    if "emulat" not in (measurement.environment.hosted or ""):  # a processor, or all of a phone
+        return []
+    return ["The processor is emulated: what is computed is right, and how long it takes says nothing of the device."]
 
 
 def _disturbed(measurement: Measurement) -> list[str]:
@@ -106,10 +148,71 @@ def _disturbed(measurement: Measurement) -> list[str]:
 
 def _coarse(measurement: Measurement) -> list[str]:
     step = max(process.telemetry.resolution for process in measurement.processes)
+    seen = steps(measurement.seconds("compute"))
+    step = max(step, seen.step if seen.coarse else 0.0)
     median = measurement.median("compute")
     if step <= COARSE * median:
         return []
     return [f"The clock moves in steps of {_time(step)}, and the median of compute is {_time(median)}."]
+
+
+def _clocks(measurement: Measurement) -> list[str]:
+    """About the clock that moved most."""
+
+    def ends(series: Series) -> tuple[float, float]:
+        low, high = np.quantile(series.values, [0.1, 0.9])
+        return float(low), float(high)
+
+    moved = [
+        (*ends(series), series.name, i)
+        for i, process in enumerate(measurement.processes)
+        for series in process.telemetry.series
+        if series.unit == "Hz" and "clock" in series.name.split() and len(series.values) >= READINGS
+    ]
+    low, high, name, i = max(moved, key=lambda found: found[1] / max(found[0], 1.0), default=(1.0, 1.0, "", 0))
+    if high <= low * (1 + MOVED):
+        return []
+    return [
+        f"The {name} moved between {show(low, 'Hz')} and {show(high, 'Hz')} while "
+        f"{_which(measurement, i).lower()} was sampled; hold it at one frequency, or cool the device."
+    ]
+
+
+def _temperatures(measurement: Measurement) -> list[str]:
+    """About the sensor that rose most; getting hot is what a sustained run is for."""
+    if measurement.conditions.scenario.name == "sustained":
+        return []
+    rises = []
+    for i, process in enumerate(measurement.processes):
+        for series in process.telemetry.series:
+            if series.name.startswith("temperature") and len(series.values) >= READINGS:
+                part = max(1, len(series.values) // 4)
+                first, last = float(np.median(series.values[:part])), float(np.median(series.values[-part:]))
+                rises.append((last - first, first, last, series, i))
+    if not rises:
+        return []
+    rise, first, last, series, i = max(rises, key=lambda found: found[0])
+    if rise < HOTTER:
+        return []
+    return [
+        f"The {series.name} rose from {first:.0f} to {last:.0f} {series.unit} while "
+        f"{_which(measurement, i).lower()} was sampled: a number of a cool device is none of a hot one. "
+        "Measure the scenario 'sustained'."
+    ]
+
+
+def _throttled(measurement: Measurement) -> list[str]:
+    found: dict[str, str] = {}
+    for i, process in enumerate(measurement.processes):
+        for reading in process.telemetry.readings:
+            held = reading.name.startswith(("throttl", "held down"))
+            if held and reading.value:
+                much = f"{reading.value:.0%} of the time" if reading.unit == "share" else f"{reading.value:g} times"
+                found[reading.name] = (
+                    f"The device slowed itself down ({reading.name}: {much}) while "
+                    f"{_which(measurement, i).lower()} was sampled; cool it, or give it more power."
+                )
+    return list(found.values())
 
 
 def _changed(measurement: Measurement) -> list[str]:
@@ -195,3 +298,9 @@ def _which(measurement: Measurement, i: int) -> str:
 
 def _time(seconds: float) -> str:
     return show(seconds, "s")
+
+
+#: What `circumstances` looks at.
+CIRCUMSTANCES: tuple[Callable[[Measurement], list[str]], ...] = (
+    *(_emulated, _disturbed, _coarse, _clocks, _temperatures, _throttled, _changed, _threads, _fallback),
+)

@@ -39,7 +39,8 @@ class Passes:
         prepare: sample to tensors.
         compute: the graph.
         finish: outputs to result.
-        wait: from when the query was due until its pass began; empty where none was due before it began.
+        wait: from when the query was due until its pass began; empty where none was due before it began. Of
+            LoadGen, what its latency has more than the parts.
         began: when each pass began, counted from the begin of the run that it belongs to; empty where not recorded.
     """
 

@@ -22,13 +22,21 @@ SUPPORT = 0.99
 
 @dataclass(frozen=True)
 class TooFew:
-    """The answer where a percentile is refused: it needs ``needed`` samples, and there are ``have``."""
+    """The answer where a percentile is refused: it needs ``needed`` samples, and there are ``have``.
+
+    Where each sample is the mean of ``mean_of`` passes, there are none of single passes, and no number would do.
+    """
 
     q: float
     have: int
     needed: int
+    mean_of: int = 1
 
     def __str__(self) -> str:
+        if self.mean_of > 1:
+            return (
+                f"{label(self.q)} of single passes is unknown, since each sample is the mean of {self.mean_of} passes"
+            )
         return f"{label(self.q)} needs {self.needed} samples, and there are {self.have}"
 
 
@@ -69,18 +77,32 @@ def interval(
 ) -> tuple[float, float] | TooFew:
     """Two of the samples that have the true ``q`` quantile between them with at least ``confidence``.
 
-    Equal tails: each side may miss with (1 - confidence) / 2. Refused where there are fewer than `needed`.
+    Equal tails: each side may miss with (1 - confidence) / 2. Refused where there are fewer than `needed`. The samples
+    are taken for independent; `edgedeploy.bench.uncertainty` has the interval for those that are not.
     """
-    ordered = np.sort(np.asarray(values))
-    n = len(ordered)
-    if n < needed(q):
-        return TooFew(q, n, needed(q))
+    n = len(values)
+    return TooFew(q, n, needed(q)) if n < needed(q) else order_interval(np.asarray(values), q, confidence, n)
+
+
+def order_interval(
+    values: npt.NDArray[np.generic], q: float, confidence: float, effective: float
+) -> tuple[float, float]:
+    """The interval of `interval` where the samples tell only as much as ``effective`` independent ones.
+
+    The ranks among so many are scaled to those that there are. Where so few support no such interval, it is everything
+    from the smallest to the largest sample.
+    """
+    _check(q)
+    ordered = np.sort(values)
+    n, count = len(ordered), max(1, min(len(ordered), math.floor(effective)))
     tail = (1 - confidence) / 2
-    below = _at_most(n, q)
+    below = _at_most(count, q)
     # x[k] (from 0) is above the quantile with probability P(at most k samples lie below it).
-    low = max(0, int(np.searchsorted(below, tail, side="right")) - 1)
-    high = min(n - 1, int(np.searchsorted(below, 1 - tail, side="left")))
-    return float(ordered[low]), float(ordered[high])
+    low = int(np.searchsorted(below, tail, side="right")) - 1
+    high = int(np.searchsorted(below, 1 - tail, side="left"))
+    first = math.floor((low + 0.5) * n / count - 0.5 + 1e-9) if low >= 0 else 0
+    last = math.ceil((high + 0.5) * n / count - 0.5 - 1e-9) if high < count else n - 1
+    return float(ordered[max(0, first)]), float(ordered[min(n - 1, last)])
 
 
 def _at_most(n: int, q: float) -> npt.NDArray[np.float64]:

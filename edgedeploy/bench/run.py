@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from edgedeploy.bench.measurement import HERE, SCHEMA, Measurement, Place
 from edgedeploy.bench.quantiles import needed
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.spawn import run_worker
+from edgedeploy.bench.stopping import Goal, decide, share_of
 from edgedeploy.bench.target import Job, Option
+from edgedeploy.bench.telemetry import Reading
 from edgedeploy.bench.transport import Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import RunFailed, UsageError
@@ -37,8 +40,10 @@ class BenchOptions:
         silence: seconds without a sign of life after which a worker is killed.
         loader: ``module:function`` that makes a `Target` of a `Job`.
         scenario: how queries arrive.
-        precision: stop once the intervals of p50 and p90 reach at most this share to either side; ``duration`` is then
-            the longest that sampling may take.
+        precision: stop once the intervals of p50 and p90 over all processes reach at most this share to either side;
+            while they do not, more processes are started, and ``duration`` is the longest that sampling may take.
+        until_stable: seconds, everything included, that may pass until the last ``processes`` workers reached a steady
+            state and agree; while they do not, more are started. ``None`` is no such goal.
         watch: seconds between two readings of sensors; 0 reads none.
     """
 
@@ -56,6 +61,7 @@ class BenchOptions:
     scenario: Scenario = SINGLE_STREAM
     precision: float | None = None
     watch: float = 1.0
+    until_stable: float | None = None
 
     def __post_init__(self) -> None:
         counts = {"threads": self.threads, "batch": self.batch, "processes": self.processes}
@@ -64,9 +70,17 @@ class BenchOptions:
                 raise UsageError(f"A benchmark cannot have {name} {count}; give 1 or more.")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"A benchmark cannot run at {self.size[0]}x{self.size[1]}; give a height and a width.")
-        for name, seconds in {"duration": self.duration, "silence": self.silence}.items():
-            if not (math.isfinite(seconds) and seconds > 0):
+        times = {"duration": self.duration, "silence": self.silence, "time to become stable": self.until_stable}
+        for name, seconds in times.items():
+            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
                 raise UsageError(f"A benchmark cannot have a {name} of {seconds} s; give more than zero.")
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise UsageError(f"A benchmark cannot have a precision of {self.precision:g}; give a share, as 2%.")
+
+    @property
+    def goal(self) -> Goal:
+        """What the run goes on for."""
+        return Goal(self.processes, self.precision, self.duration, self.until_stable)
 
 
 @dataclass(frozen=True)
@@ -96,39 +110,56 @@ def bench(
     """Measure the bundle at ``path``, ``where`` it is to run (this machine where ``None``).
 
     Each worker gets an equal part of the duration, and takes enough samples for a median of its own however long that
-    lasts.
+    lasts. With a goal (``precision``, ``until_stable``) there may be more workers than ``processes``; why the run ended
+    is kept, see `edgedeploy.bench.stopping.stopped`.
 
     Raises:
         RunFailed: a worker died, or was silent for too long; with its last words.
         EdgeDeployError: what the loader, the runtime or the task refused.
     """
     options, where = options or BenchOptions(), where or Where(Local())
-    job = Job(
+    job = job_of(path, options, where.way)
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    answers: list[Answer] = []
+    began, stop = time.monotonic(), None
+    while stop is None:
+        number = len(answers) + 1
+
+        def follow(phase: str, share: float | None, number: int = number) -> None:
+            if progress is not None:
+                progress(Progress(number, max(number, options.processes), phase, share))
+
+        answers.append(run_worker(job, options.silence, follow, where.way))
+        stop = decide([answer.process for answer in answers], options.goal, time.monotonic() - began)
+    if stop.reached is not None:
+        answers[-1] = _with_reading(answers[-1], stop.reading())
+    return replace(assemble(answers, created, options.duration), place=where.place)
+
+
+def job_of(path: str | Path, options: BenchOptions, way: Transport) -> Job:
+    """What each worker is told; the bundle and the samples are delivered."""
+    return Job(
         loader=options.loader,
-        path=where.way.deliver(str(path)),
+        path=way.deliver(str(path)),
         backend=options.backend,
         options=options.options,
         threads=options.threads,
         graph=options.graph,
         batch=options.batch,
         size=options.size,
-        samples=None if options.samples is None else where.way.deliver(options.samples),
+        samples=None if options.samples is None else way.deliver(options.samples),
         duration=options.duration / options.processes,
         minimum=needed(0.5),
         scenario=options.scenario,
-        precision=options.precision,
+        precision=share_of(options.goal),
         watch=options.watch,
     )
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    answers = []
-    for number in range(1, options.processes + 1):
 
-        def follow(phase: str, share: float | None, number: int = number) -> None:
-            if progress is not None:
-                progress(Progress(number, options.processes, phase, share))
 
-        answers.append(run_worker(job, options.silence, follow, where.way))
-    return replace(assemble(answers, created, options.duration), place=where.place)
+def _with_reading(answer: Answer, reading: Reading) -> Answer:
+    telemetry = answer.process.telemetry
+    kept = replace(telemetry, readings=(*telemetry.readings, reading))
+    return replace(answer, process=replace(answer.process, telemetry=kept))
 
 
 def assemble(answers: list[Answer], created: str, duration: float) -> Measurement:

@@ -219,7 +219,9 @@ def _first(measurement: Measurement, part: Part) -> float:
 
 
 def _percentile(value: float | TooFew) -> str:
-    return f"needs {value.needed} samples" if isinstance(value, TooFew) else _time(value)
+    if not isinstance(value, TooFew):
+        return _time(value)
+    return f"only means of {value.mean_of}" if value.mean_of > 1 else f"needs {value.needed} samples"
 
 
 def _time(seconds: float) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.bench.doubts import doubts
+from edgedeploy.bench.doubts import circumstances, doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.telemetry import Telemetry
+from edgedeploy.bench.scenario import Scenario
+from edgedeploy.bench.stopping import Stop
+from edgedeploy.bench.telemetry import Reading, Series, Telemetry
 from edgedeploy.testing import fake_environment, fake_measurement, fake_process
 
 MS = 1_000_000
@@ -55,17 +57,65 @@ def test_processes_that_disagree() -> None:
     assert doubts(fake_measurement(*(fake_process([us * 1000] * 100) for us in (20_000, 20_900)))) == ()
 
 
-def test_one_process_with_two_speeds_disagrees_with_the_others() -> None:
-    bimodal = [26 * MS, 32 * MS] * 20 + [32 * MS] * 60
-    made = fake_measurement(fake_process([26 * MS] * 100), fake_process(bimodal))
-    assert any("32.0 ms: 23% apart" in sentence for sentence in doubts(made))
+def test_processes_that_differ_by_no_more_than_their_samples_leave_open() -> None:
+    made = fake_measurement(*(fake_process([ms * MS for ms in (20, 30, 40, 20, 30, 40, 30)] * n) for n in (7, 7)))
+    assert not any("apart" in sentence for sentence in doubts(made))
 
 
-def test_drift() -> None:
-    made = fake_measurement(fake_process([20 * MS] * 50 + [22 * MS] * 50))
-    assert only(made) == (
-        "The process drifted: its median was 20.0 ms in the first half of its samples and 22.0 ms in the second."
+def test_a_percentile_that_was_asked_for_and_is_not_supported() -> None:
+    made = fake_measurement()  # 600 samples
+    assert doubts(made, asked=(0.5, 0.9, 0.99)) == ()
+    (sentence,) = doubts(made, asked=(0.5, 0.999))
+    assert sentence == "600 samples support no p99.9, which needs 4603; measure for about 92.1 s."
+
+
+def test_means_of_several_passes_have_no_percentiles() -> None:
+    sentence = only(fake_measurement(fake_process([20 * MS] * 5), mean_of=50))
+    assert sentence.startswith("Each of the 5 samples is the mean of 50 passes: how long single ones took is unknown")
+
+
+def series(name: str, unit: str, *values: float) -> Series:
+    return Series(name, unit, "sampled", "here", tuple(float(i) for i in range(len(values))), values)
+
+
+def test_a_clock_that_moves() -> None:
+    moving = series("clock gpu", "Hz", 1.7e9, 1.7e9, 1.7e9, 1.2e9, 1.2e9, 1.2e9)
+    assert only(disturbed(series=(series("clock cpu0", "Hz", *[2e9] * 6), moving))) == (
+        "The clock gpu moved between 1.20 GHz and 1.70 GHz while process 2 of 2 was sampled; hold it at one frequency, "
+        "or cool the device."
     )
+    assert doubts(disturbed(series=(series("clock gpu", "Hz", 1.7e9, 1.65e9, 1.7e9, 1.65e9),))) == ()
+
+
+def test_a_device_that_gets_hot() -> None:
+    hotter = series("temperature soc", "degC", 50, 52, 55, 58, 60, 61, 61, 62)
+    sentence = only(disturbed(series=(hotter,)))
+    assert sentence.startswith("The temperature soc rose from 51 to 62 degC while process 2 of 2 was sampled")
+    sustained = fake_measurement(
+        fake_process([20 * MS] * 100, telemetry=telemetry(series=(hotter,))), scenario=Scenario("sustained")
+    )
+    assert doubts(sustained) == ()
+
+
+def test_a_device_that_slows_itself_down() -> None:
+    held = Reading("held down cpu", 0.25, "share", "sampled", "here")
+    sentence = only(disturbed(readings=(held, Reading("throttling", None, "", "absent", "nobody tells"))))
+    assert sentence.startswith("The device slowed itself down (held down cpu: 25% of the time) while process 2 of 2")
+
+
+def test_a_goal_that_was_not_reached() -> None:
+    reading = Stop(False, 2, "the medians of the last 3 of 9 processes are 12.0% apart").reading()
+    assert only(disturbed(readings=(reading,))) == (
+        "The goal was not reached: the medians of the last 3 of 9 processes are 12.0% apart."
+    )
+    assert doubts(disturbed(readings=(Stop(True, 2, "p50 within 1.0%").reading(),))) == ()
+
+
+def test_circumstances_are_not_about_times() -> None:
+    drifting = [int(20 * MS * (1 + i / 1000)) for i in range(200)]
+    made = fake_measurement(fake_process(drifting, telemetry=telemetry(foreign=0.43)))
+    assert len(doubts(made)) == 2
+    assert circumstances(made) == ("Others used 43% of the processors' time while the process was sampled.",)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +186,12 @@ def test_earlier_runs_that_differ() -> None:
     others = [run(60, digest="e" * 64), run(60, batch=2), run(60, before=fake_environment(kernel="6.2"))]
     assert doubts(run(27.0), others) == ()
     assert doubts(run(27.0), [run(27.1), run(26.5)]) == ()
+
+
+def test_many_processes_of_which_the_same_is_told() -> None:
+    made = fake_measurement(*(fake_process([20 * MS] * 100, steady=i % 2 == 0) for i in range(10)))
+    assert only(made).startswith("5 of 10 processes reached no steady state in 75 warm-up passes;")
+    rising = [int(20 * MS * (1 + i / 1000)) for i in range(200)]
+    found = doubts(fake_measurement(*(fake_process(rising) for _ in range(10))))
+    assert len(found) == 4
+    assert found[3] == "Of 7 more processes something like that can be told."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,11 +91,32 @@ def test_samples_of_all_processes_count_and_warm_up_does_not() -> None:
     assert made.process_medians("compute") == pytest.approx((0.001, 0.003))
 
 
-def test_the_interval_of_the_median_covers_what_each_process_gave() -> None:
+def test_processes_that_differ_widen_the_interval_beyond_what_they_gave() -> None:
+    """Three processes that differ count as three values: Student's interval with two degrees of freedom."""
     low, high = fake_measurement(
         fake_process([20 * MS] * 100), fake_process([20 * MS] * 100), fake_process([25 * MS] * 100)
     ).interval(part="compute")  # type: ignore[misc]
-    assert (low, high) == pytest.approx((0.020, 0.025))
+    reach = 4.302653 * math.log(25 / 20) / math.sqrt(3) / math.sqrt(3)
+    centre = math.log(20 * 20 * 25) / 3
+    assert (low, high) == pytest.approx((math.exp(centre - reach) / 1e3, math.exp(centre + reach) / 1e3), rel=1e-4)
+
+
+def test_samples_that_are_alike_widen_the_interval() -> None:
+    times = [20 * MS + (i // 50) * MS // 10 + i % 7 * 1000 for i in range(1000)]
+    shuffled = [int(time) for time in np.random.default_rng(0).permutation(times)]
+    alike, free = (fake_measurement(fake_process(one)).interval() for one in (times, shuffled))
+    assert not isinstance(alike, TooFew)
+    assert not isinstance(free, TooFew)
+    assert alike[1] - alike[0] > 3 * (free[1] - free[0])
+
+
+def test_means_of_several_passes_have_no_percentile_of_single_ones() -> None:
+    made = fake_measurement(fake_process([20 * MS] * 500), mean_of=50)
+    refused = made.percentile(0.9)
+    assert isinstance(refused, TooFew)
+    assert str(refused) == "p90 of single passes is unknown, since each sample is the mean of 50 passes"
+    assert isinstance(made.interval(), TooFew)
+    assert made.latency == pytest.approx(0.020002)
 
 
 def test_the_interval_needs_samples() -> None:

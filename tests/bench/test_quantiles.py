@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedeploy.bench.quantiles import TooFew, interval, label, needed, quantile
+from edgedeploy.bench.quantiles import TooFew, interval, label, needed, order_interval, quantile
 from edgedeploy.errors import UsageError
 
 
@@ -79,3 +79,15 @@ def test_the_quantile_lies_in_its_interval(values: list[int], q: float) -> None:
 def test_a_million_samples_do_not_overflow() -> None:
     low, high = interval(np.arange(1_000_000), 0.5)  # type: ignore[misc]
     assert 498_900 < low < 500_000 < high < 501_100
+
+
+def test_fewer_effective_samples_widen_the_interval() -> None:
+    values = np.arange(1000)
+    widths = [high - low for low, high in (order_interval(values, 0.5, 0.95, count) for count in (1000, 100, 20))]
+    assert widths[0] < widths[1] < widths[2]
+    assert widths[1] == pytest.approx(widths[0] * math.sqrt(10), rel=0.1)
+
+
+@pytest.mark.parametrize("effective", [0.1, 1, 5])
+def test_so_few_effective_samples_that_the_interval_is_everything(effective: float) -> None:
+    assert order_interval(np.arange(1000), 0.5, 0.95, effective) == (0, 999)

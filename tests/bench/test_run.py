@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from edgedeploy.bench import run
+from edgedeploy.bench.doubts import doubts
+from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.run import BenchOptions, Progress, assemble, bench
+from edgedeploy.bench.stopping import MOST, stopped
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import RunFailed, UsageError
-from edgedeploy.testing import fake_environment, fake_measurement
+from edgedeploy.testing import fake_environment, fake_measurement, fake_process
+from edgedeploy.testing.fakes import fake_times
 
 
 def answer(**changed: Any) -> Answer:
@@ -47,6 +51,73 @@ def test_the_duration_is_shared_among_the_processes(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def run_with(monkeypatch: pytest.MonkeyPatch, options: BenchOptions, *medians: float) -> tuple[Measurement, list[Job]]:
+    """The measurement of workers whose passes take about so many milliseconds, the last one again and again."""
+    jobs: list[Job] = []
+
+    def worker(job: Job, silence: float, follow: Any, way: Any) -> Answer:
+        ms = medians[min(len(jobs), len(medians) - 1)]
+        times = [int(ms / 20 * time) for time in fake_times(400, len(jobs), 0.01, 0.0)]
+        jobs.append(job)
+        telemetry = replace(fake_process([1]).telemetry, wall=0.4)
+        return answer(process=fake_process(times, telemetry=telemetry))
+
+    monkeypatch.setattr(run, "run_worker", worker)
+    return bench("net.edge", options), jobs
+
+
+def test_more_processes_are_started_until_the_interval_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, jobs = run_with(monkeypatch, BenchOptions(precision=0.02, duration=60.0), 20, 20.6, 20)
+    assert 3 < len(made.processes) < MOST
+    assert jobs[0].precision == pytest.approx(0.02 * 3**0.5)
+    low, high = made.interval()  # type: ignore[misc]
+    assert high - low <= 0.02 * (high + low)
+    stop = stopped(made)
+    assert stop is not None
+    assert stop.reached
+    assert stop.processes == len(made.processes)
+    assert f"after {stop.processes} processes, where 2.00% was asked for" in stop.why
+    assert Measurement.from_json(made.to_json(), "here") == made
+
+
+def test_a_precision_that_is_there_at_once_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = run_with(monkeypatch, BenchOptions(precision=0.02, duration=60.0), 20)
+    assert len(made.processes) == 3
+
+
+def test_a_precision_that_is_out_of_reach_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = run_with(monkeypatch, BenchOptions(precision=0.001, duration=2.0), 20, 24)
+    assert len(made.processes) == 5  # 0.4 s each
+    stop = stopped(made)
+    assert stop is not None
+    assert not stop.reached
+    assert "the time was over (2.00 s of sampling)" in stop.why
+    assert any(one.startswith("The goal was not reached: p50 within ") for one in doubts(made))
+
+
+def test_processes_are_started_until_the_last_ones_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = run_with(monkeypatch, BenchOptions(until_stable=3600.0), 30, 26, 23, 20.5, 20)
+    assert len(made.processes) == 6
+    stop = stopped(made)
+    assert stop is not None
+    assert stop.reached
+    assert stop.why.startswith("the medians of the last 3 of 6 processes are ")
+
+
+def test_no_more_processes_than_make_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = run_with(monkeypatch, BenchOptions(until_stable=3600.0), *(20 + 10 * (i % 2) for i in range(99)))
+    assert len(made.processes) == MOST
+    (goal, *_) = (one for one in doubts(made) if "goal" in one)
+    assert "no more are started" in goal
+
+
+def test_without_a_goal_nothing_is_kept_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, jobs = run_with(monkeypatch, BenchOptions(), 20, 26)
+    assert len(made.processes) == 3
+    assert stopped(made) is None
+    assert jobs[0].precision is None
+
+
 def test_a_change_of_the_environment_is_kept_though_it_changed_back() -> None:
     hot = fake_environment(governor="powersave")
     made = assemble([answer(), answer(before=hot), answer()], "now", 1.0)
@@ -72,6 +143,9 @@ def test_a_bundle_that_changed_in_between_is_no_measurement() -> None:
         ({"duration": float("nan")}, "duration of nan"),
         ({"silence": float("inf")}, "silence of inf"),
         ({"size": (0, 640)}, "0x640"),
+        ({"precision": 0.0}, "precision of 0"),
+        ({"precision": 2.0}, "precision of 2"),
+        ({"until_stable": -1.0}, "time to become stable of -1"),
     ],
 )
 def test_requests_that_cannot_be_right(wrong: dict[str, Any], told: str) -> None:
