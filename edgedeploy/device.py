@@ -33,6 +33,7 @@ from edgedeploy.parts import (
     Memory,
     PowerMode,
     Precision,
+    Runner,
     Software,
 )
 
@@ -59,6 +60,7 @@ class Device:
     precision: Precision | None = None
     timer: Time | None = None
     notes: tuple[str, ...] = ()
+    runners: tuple[Runner, ...] = ()
 
     @property
     def int8(self) -> Int8:
@@ -194,6 +196,13 @@ def check(device: Device, where: str) -> None:
     runtimes = [software.name for software in device.runtimes]
     for name in (name for name in runtimes if name not in RUNTIMES):
         raise UsageError(f"{where}: runtimes: there is no runtime '{name}'.{did_you_mean(name, RUNTIMES)}")
+    for index, runner in enumerate(device.runners):
+        runner.check(f"{where}: runners[{index}]")
+        if runner.runtime not in runtimes:
+            reason = did_you_mean(runner.runtime, runtimes)
+            raise UsageError(f"{where}: runners[{index}].runtime: '{runner.runtime}' is not in runtimes.{reason}")
+    if len({runner.name for runner in device.runners}) != len(device.runners):
+        raise UsageError(f"{where}: runners: their names have to differ from each other.")
     if device.backend is not None and device.backend not in runtimes:
         raise UsageError(
             f"{where}: backend: '{device.backend}' is not in runtimes.{did_you_mean(device.backend, runtimes)}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.facts import Bandwidth, Count, Features, Flops, Frequency, Ops, Power, Quantity, Size, Version
 
 Arch = Literal["aarch64", "armv7l", "x86_64"]
@@ -136,3 +140,145 @@ class Int8:
 
     activations: Literal["int8", "uint8"]
     dot_product: bool | None
+
+
+#: Native runners whose command and output this project knows: a profile that names one need not describe it.
+RUNNERS = ("executor_runner", "onnxruntime_perf_test", "benchmark_model", "edgedeploy_runner")
+#: The path of a runner that the user brings.
+GIVEN = "given"
+#: What a command can name: the program, the graph's file, passes, threads (where given), seconds that are enough, a
+#: file for results, the graph's method (where the file has several), ``-f NAME:SIZE`` for each dynamic dimension, and
+#: the shapes of the inputs (``1x3x64x64,1x10``).
+PLACES = ("runner", "model", "passes", "threads", "limit", "result", "method", "dims", "shapes")
+#: Units that a runner can tell times and sizes in.
+TIMES: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+SIZES: Mapping[str, float] = {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where a runner's output tells a number: the group ``value`` of a regular expression, in ``unit``.
+
+    A group ``count``, which only ``total`` and ``mean`` have, is the passes that it is of.
+    """
+
+    pattern: str
+    unit: str
+
+    def check(self, where: str, units: Mapping[str, float], counted: bool) -> None:
+        """Refuse what is no regular expression, misses a group or has another unit.
+
+        Raises:
+            UsageError: naming ``where``.
+        """
+        try:
+            groups = set(re.compile(self.pattern, re.MULTILINE).groupindex)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"{where}: '{self.pattern}' is no regular expression ({error}).") from error
+        missing = {"value", *(["count"] if counted else [])} - groups
+        if missing:
+            raise UsageError(f"{where}: '{self.pattern}' has no group (?P<{min(missing)}>...).")
+        if self.unit not in units:
+            raise UsageError(f"{where}: '{self.unit}' is none of the units {', '.join(units)}.")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How a runner's output is read: standard output, standard error, log and result file, one after the other.
+
+    Args:
+        each: the time of a pass; as many matches as passes.
+        total: the time of ``count`` passes together.
+        mean: the mean time of ``count`` passes.
+        load: opening the model.
+        first: the first pass, where it is none of the others.
+        memory: the largest resident memory, bytes.
+    """
+
+    each: Line | None = None
+    total: Line | None = None
+    mean: Line | None = None
+    load: Line | None = None
+    first: Line | None = None
+    memory: Line | None = None
+
+    def check(self, where: str) -> None:
+        """Refuse a line that cannot be read, and output without the time of a pass.
+
+        Raises:
+            UsageError: naming ``where``.
+        """
+        if self.each is None and self.total is None and self.mean is None:
+            raise UsageError(f"{where}: one of each, total and mean is needed: where the time of a pass is told.")
+        for item in dataclasses.fields(self):
+            line: Line | None = getattr(self, item.name)
+            if line is not None:
+                units = SIZES if item.name == "memory" else TIMES
+                line.check(f"{where}.{item.name}", units, item.name in ("total", "mean"))
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A program that runs a graph on the device and tells how long it took.
+
+    Args:
+        name: as people call it; one of `RUNNERS` need not say ``command`` and ``reads``.
+        runtime: the runtime it is for, one of the device's.
+        path: on the device, or ``given``: the user brings it.
+        command: what is run; ``{...}`` is one of `PLACES`, and ``[...]`` is left out where what it names is not there.
+        reads: how its output is read.
+        log: tag in Android's log under which it tells more.
+        source: where this is written.
+    """
+
+    name: str
+    runtime: str
+    path: str = GIVEN
+    command: str = ""
+    reads: Reads | None = None
+    log: str | None = None
+    source: str = ""
+
+    def check(self, where: str) -> None:
+        """Refuse a path, a command or a reading that cannot be.
+
+        Raises:
+            UsageError: naming ``where``.
+        """
+        if self.path != GIVEN and not self.path.startswith("/"):
+            raise UsageError(f"{where}.path: '{self.path}' is neither '{GIVEN}' nor an absolute path on the device.")
+        if bool(self.command) != (self.reads is not None):
+            raise UsageError(f"{where}: command and reads belong together: give both or none.")
+        if self.reads is None:
+            if self.name not in RUNNERS:
+                raise UsageError(f"{where}: '{self.name}' needs a command and reads.{did_you_mean(self.name, RUNNERS)}")
+            return
+        if not self.source.strip():
+            raise UsageError(f"{where}: a command without a source. Say where it is written.")
+        self.reads.check(f"{where}.reads")
+        for name in ("runner", "model", "passes"):
+            if name not in places(self.command, f"{where}.command"):
+                raise UsageError(f"{where}.command: '{{{name}}}' is not in it.")
+
+
+def places(command: str, where: str) -> set[str]:
+    """What a command names, of `PLACES`.
+
+    Raises:
+        UsageError: it names something else, or its braces or brackets do not close.
+    """
+    try:
+        fields = list(string.Formatter().parse(command))
+    except ValueError as error:
+        raise UsageError(f"{where}: '{command}' is no command ({error}).") from error
+    names = {name for _, name, _, _ in fields if name is not None}
+    for name in names - set(PLACES):
+        raise UsageError(f"{where}: there is no '{{{name}}}'.{did_you_mean(name, PLACES)}")
+    if any(spec or conversion for _, name, spec, conversion in fields if name is not None):
+        raise UsageError(f"{where}: '{command}' has a format in its braces; leave it out.")
+    parts = re.findall(r"\[([^\[\]]*)\]", command)
+    if re.search(r"[\[\]]", re.sub(r"\[[^\[\]]*\]", "", command)):
+        raise UsageError(f"{where}: the brackets of '{command}' do not close, or are in one another.")
+    if any("{" not in part for part in parts):
+        raise UsageError(f"{where}: brackets in '{command}' name nothing that could be left out.")
+    return names

@@ -16,7 +16,19 @@ from edgedeploy import device
 from edgedeploy.device import Device, unmet
 from edgedeploy.errors import UsageError
 from edgedeploy.facts import Count, Fact, Features, Quantity, Version
-from edgedeploy.parts import PRECISIONS, Accelerator, Cluster, Cpu, Memory, Peaks, PowerMode, Software
+from edgedeploy.parts import (
+    PRECISIONS,
+    Accelerator,
+    Cluster,
+    Cpu,
+    Line,
+    Memory,
+    Peaks,
+    PowerMode,
+    Reads,
+    Runner,
+    Software,
+)
 from edgedeploy.records import to_json
 
 NAMES = device.names()
@@ -362,3 +374,79 @@ def test_every_fact_of_a_device_is_walked() -> None:
     assert isinstance(paths["cpu.isa"], Features)
     assert isinstance(paths["power_modes[MAXN].sparse_int8[dla]"], Fact)
     assert str(paths["power_modes[MAXN].power"]) == "unknown"
+
+
+# --- native runners
+
+RUNNER = """
+runtimes: [{name: litert}]
+runners:
+  - name: own
+    runtime: litert
+    command: "{runner} {model} {passes}[ -t {threads}]"
+    reads:
+      mean: {pattern: '(?P<count>[0-9]+) passes, (?P<value>[0-9]+) us', unit: us}
+      memory: {pattern: 'peak (?P<value>[0-9]+) kB', unit: kB}
+    source: a page
+"""
+
+
+def test_a_native_runner_of_ones_own() -> None:
+    found = read(MINIMAL + RUNNER).runners[0]
+    assert found.path == "given"
+    assert found.reads is not None
+    assert found.reads.mean is not None
+    assert found.reads.mean.unit == "us"
+    assert refusal(MINIMAL + RUNNER) == "board.yaml"
+
+
+def test_profiles_of_before_have_no_runners() -> None:
+    assert read(MINIMAL).runners == ()
+    assert "runners" not in device.dump(read(MINIMAL))
+
+
+def test_android_phones_name_runners_of_what_they_have() -> None:
+    for name in ("pixel-8", "pixel-9", "pixel-10", "galaxy-s24", "galaxy-s25", "kirin-9000"):
+        assert any(runner.runtime == "litert" for runner in device.load(name).runners)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("runtime: litert", "runtime: ncnn", "runners[0].runtime: 'ncnn' is not in runtimes. Known: litert."),
+        ("name: own", "name: own\n    path: bin/own", "runners[0].path: 'bin/own' is neither 'given' nor an absolute"),
+        ("    source: a page\n", "", "runners[0]: a command without a source."),
+        ("{passes}", "10", "runners[0].command: '{passes}' is not in it."),
+        ("{threads}", "{cores}", "runners[0].command: there is no '{cores}'."),
+        ("{threads}]", "{threads}", "the brackets of '"),
+        ("{threads}]", "{threads", "is no command"),
+        ("{passes}", "{passes:>10}", "has a format in its braces"),
+        ("{passes}", "{passes} [ -x ]", "name nothing that could be left out"),
+        ("(?P<count>[0-9]+)", "[0-9]+", "(?P<value>[0-9]+) us' has no group (?P<count>"),
+        ("[0-9]+) us", "[0-9+) us", "is no regular expression"),
+        ("unit: us", "unit: kB", "runners[0].reads.mean: 'kB' is none of the units s, ms, us, ns."),
+        ("unit: kB", "unit: ms", "runners[0].reads.memory: 'ms' is none of the units B,"),
+        ("      mean: {", "      load: {", "runners[0].reads: one of each, total and mean is needed"),
+        ("runners:", "runners:\n  - {name: executor_runer, runtime: litert}", "Did you mean 'executor_runner'?"),
+        ("runners:", "runners:\n  - {name: own2, runtime: litert, command: x}", "command and reads belong together"),
+        (
+            "runners:",
+            "runners:\n  - {name: benchmark_model, runtime: litert}\n  - {name: benchmark_model, runtime: litert}",
+            "runners: their names have to differ",
+        ),
+    ],
+)  # fmt: skip
+def test_a_native_runner_that_cannot_be(old: str, new: str, told: str) -> None:
+    assert old in RUNNER
+    found = refusal(MINIMAL + RUNNER.replace(old, new, 1))
+    assert found.startswith("board.yaml")
+    assert told in found
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_command_and_no_pattern_is_a_traceback(command: str, pattern: str) -> None:
+    reads = Reads(each=Line(pattern, "ms"))
+    try:
+        Runner("own", "litert", command=command, reads=reads, source="a page").check("board.yaml")
+    except UsageError as error:
+        assert str(error).startswith("board.yaml")

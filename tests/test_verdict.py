@@ -125,11 +125,15 @@ def test_a_frame_rate_is_no_budget_where_the_clock_gives_it() -> None:
 
 
 def test_offline_is_judged_by_what_goes_through() -> None:
-    """200 samples in each of three processes that sampled for 3 s: about 67 per second, and not 50 as one stream."""
-    offline = fake_measurement(scenario=Scenario("offline"))
-    kept = judge(offline, Budget(fps=55))
-    assert "Offline throughput is" in kept.reasons[0]
-    assert judge(offline, Budget(fps=1e6)).outcome == "fail"
+    """200 samples of 20 ms that overlapped: 100 per second, and not the 50 of one stream."""
+    process = fake_process([20 * MS] * 200)
+    samples = replace(process.samples, began=tuple(range(0, 200 * 10 * MS, 10 * MS)))
+    process = replace(process, samples=samples, telemetry=replace(process.telemetry, wall=2.0))
+    offline = fake_measurement(process, scenario=Scenario("offline"))
+    kept = judge(offline, Budget(fps=90))
+    assert kept.outcome == "pass"
+    assert "Offline throughput is 100" in kept.reasons[0]
+    assert judge(offline, Budget(fps=110)).outcome == "fail"
 
 
 def test_what_was_measured_on_the_device_is_not_measured_elsewhere() -> None:

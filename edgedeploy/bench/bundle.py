@@ -43,7 +43,7 @@ def load(job: Job) -> Target:
     task = _task(artifact, job)
     return Target(
         name=manifest.name,
-        digest=_digest(artifact),
+        digest=digest_of(artifact),
         backend=backend,
         model_size=artifact.model_size,
         signature=signature,
@@ -107,7 +107,7 @@ def _array(file: Path) -> Any:
         raise UsageError(f"{file} is not a readable array ({error}).") from error
 
 
-def _digest(artifact: Artifact) -> str:
+def digest_of(artifact: Artifact) -> str:
     """Of what decides the result and the time: graph files and task contract. When it was exported does not count."""
     graphs = {n: record.sha256 for n, record in artifact.manifest.files.items() if n.startswith("graphs/")}
     return hashlib.sha256(canonical([graphs, artifact.manifest.task])).hexdigest()

@@ -65,6 +65,8 @@ def _unreached(measurement: Measurement) -> list[str]:
 
 
 def _unsteady(measurement: Measurement) -> list[str]:
+    if measurement.conditions.mean_of > 1:
+        return []  # nobody tells how its passes went
     found = [(i, process) for i, process in enumerate(measurement.processes) if not process.steady]
     if len(found) > SINGLY:
         passes = sum(len(process.warmup) for _, process in found)
@@ -215,6 +217,20 @@ def _throttled(measurement: Measurement) -> list[str]:
     return list(found.values())
 
 
+def _handset(measurement: Measurement) -> list[str]:
+    """What a phone says of itself: one that is fed by the cable gets warm, and its battery tells no power."""
+    readings = {
+        reading.name: reading.value for process in measurement.processes for reading in process.telemetry.readings
+    }
+    found = []
+    if readings.get("charging before"):
+        found.append("The phone was charging, which warms it: measure again with a full battery, or without the cable.")
+    heat = readings.get("thermal status after")
+    if heat:
+        found.append(f"The phone's thermal status was {heat:g} at the end (0 is none): let it cool down (--cool-down).")
+    return found
+
+
 def _changed(measurement: Measurement) -> list[str]:
     found = changes(measurement.environment.conditions(), measurement.environment_after.conditions())
     return [f"The environment changed while it was measured ({'; '.join(found)})."] if found else []
@@ -302,5 +318,5 @@ def _time(seconds: float) -> str:
 
 #: What `circumstances` looks at.
 CIRCUMSTANCES: tuple[Callable[[Measurement], list[str]], ...] = (
-    *(_emulated, _disturbed, _coarse, _clocks, _temperatures, _throttled, _changed, _threads, _fallback),
+    *(_emulated, _disturbed, _coarse, _clocks, _temperatures, _throttled, _handset, _changed, _threads, _fallback),
 )

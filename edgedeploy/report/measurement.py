@@ -30,7 +30,7 @@ def headline(measurement: Measurement) -> str:
     match conditions.scenario.name:
         case "single-stream":
             rate = f"{measurement.fps:.4g} FPS as one stream back to back"
-            return f"{subject}: {middle} end to end, {count} samples; {rate}"
+            return f"{subject}: {middle} {_what(measurement)}, {count} samples; {rate}"
         case "multi-stream":
             return f"{subject}: {middle} per query of {conditions.samples_per_pass} samples, {count} queries"
         case "offline":
@@ -65,9 +65,7 @@ def fact_rows(measurement: Measurement) -> list[tuple[str, str]]:
     threads = measurement.processes[0].facts.get("threads", conditions.threads)
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in conditions.inputs.items())
     return [
-        ("start of the process", _time(_median(measurement, lambda p: p.start))),
-        ("import of the runtime", _time(_median(measurement, lambda p: p.runtime_import))),
-        ("load", _time(_median(measurement, lambda p: p.load))),
+        *_start_rows(measurement),
         ("first inference", _time(_first(measurement, END_TO_END))),
         *_scenario_rows(measurement),
         ("model on disk", _size(conditions.model_size)),
@@ -105,9 +103,25 @@ def summary(measurement: Measurement) -> dict[str, Any]:
 
 
 def _parts(measurement: Measurement) -> tuple[Part, ...]:
-    """Those that were recorded, and their sum."""
+    """Those that were recorded, and their sum where there are several."""
     waited = any(process.samples.wait for process in measurement.processes)
-    return (*([WAIT] if waited else []), *PARTS, END_TO_END)
+    timed = tuple(part for part in PARTS if part in measurement.conditions.includes)
+    return (*([WAIT] if waited else []), *timed, *([END_TO_END] if len(timed) > 1 else []))
+
+
+def _what(measurement: Measurement) -> str:
+    return "end to end" if END_TO_END in _parts(measurement) else "of the graph alone"
+
+
+def _start_rows(measurement: Measurement) -> list[tuple[str, str]]:
+    """What a session takes to be there, as far as what ran it tells."""
+    missing = str(measurement.processes[0].facts.get("not told", "")).split(", ")
+    rows = (
+        ("start", "start of the process", _median(measurement, lambda p: p.start)),
+        ("import", "import of the runtime", _median(measurement, lambda p: p.runtime_import)),
+        ("load", "load", _median(measurement, lambda p: p.load)),
+    )
+    return [(name, "not measured" if key in missing else _time(value)) for key, name, value in rows]
 
 
 def _scenario_rows(measurement: Measurement) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,3 +196,14 @@ def test_many_processes_of_which_the_same_is_told() -> None:
     found = doubts(fake_measurement(*(fake_process(rising) for _ in range(10))))
     assert len(found) == 4
     assert found[3] == "Of 7 more processes something like that can be told."
+
+
+def test_what_a_phone_says_of_itself() -> None:
+    readings = (
+        Reading("charging before", 1.0, "", "sampled", "dumpsys battery"),
+        Reading("thermal status after", 2.0, "", "sampled", "dumpsys thermalservice"),
+    )
+    process = fake_process([20 * MS] * 200)
+    told = doubts(fake_measurement(replace(process, telemetry=replace(process.telemetry, readings=readings))))
+    assert any("was charging" in sentence for sentence in told)
+    assert any("thermal status was 2 at the end" in sentence for sentence in told)

@@ -133,3 +133,13 @@ def test_the_summary_has_the_outcome() -> None:
     assert found["outcome"]["headline"]["value"] == 0.0
     assert found["outcome"]["schedule"]["queries"] == 500
     assert found["latency"]["wait"]["p50"] == 0.0
+
+
+def test_what_a_native_runner_does_not_tell_is_not_zero() -> None:
+    process = fake_process([20_000_000] * 50, start=0.0, runtime_import=0.0, facts={"not told": "start, import"})
+    native = fake_measurement(process, includes=("compute",))
+    assert [row[0] for row in latency_rows(native)] == ["compute"]
+    assert "of the graph alone" in headline(native)
+    rows = dict(fact_rows(native))
+    assert rows["start of the process"] == rows["import of the runtime"] == "not measured"
+    assert rows["load"] == "50.0 ms"
