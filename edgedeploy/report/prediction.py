@@ -19,7 +19,7 @@ def rows(made: Sequence[Prediction]) -> list[tuple[str, ...]]:
             f"about {show(one.seconds, 's', 2)}",
             f"{show(one.low, 's', 2)} to {show(one.high, 's', 2)}",
             _most(one),
-            ", ".join(f"{count} graphs on {device}" for device, count in one.fitted_on.items()),
+            _fitted_on(one),
         )
         for one in made
     ]
@@ -28,6 +28,11 @@ def rows(made: Sequence[Prediction]) -> list[tuple[str, ...]]:
 def notes(made: Sequence[Prediction]) -> list[str]:
     """Where predictions go beyond what was measured."""
     return [f"{one.setting.device}: {sentence}" for one in made for sentence in one.outside]
+
+
+def _fitted_on(one: Prediction) -> str:
+    devices = len(one.fitted_on)
+    return f"{sum(one.fitted_on.values())} graphs, {devices} device{'s'[: devices != 1]}"
 
 
 def _most(one: Prediction) -> str:
