@@ -39,7 +39,7 @@ _ARM_PARTS = dict(
     )
 )
 #: Distributions that bring a runtime, where they are not called like it.
-_DISTRIBUTIONS = {
+DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn"),
     "qnn": ("onnxruntime-qnn",),
     "litert": ("ai-edge-litert", "tflite-runtime"),
@@ -116,7 +116,7 @@ def runtimes() -> tuple[Software, ...]:
     """The Python distributions of known runtimes that this interpreter sees."""
     found = []
     for name in RUNTIMES:
-        for distribution in _DISTRIBUTIONS.get(name, (name,)):
+        for distribution in DISTRIBUTIONS.get(name, (name,)):
             try:
                 found.append(Software(name, Version(version(distribution), "measured", f"distribution {distribution}")))
                 break

@@ -67,6 +67,8 @@ class Verdict:
 
 def judge(measurement: Measurement, budget: Budget) -> Verdict:
     """Whether ``measurement`` keeps ``budget``: *fail* if a limit is clearly broken, *pass* if all are clearly kept."""
+    if measurement.environment.emulated:
+        return Verdict("not enough data", ("It ran on an emulated processor, which says nothing of the budget.",))
     found: list[tuple[Outcome, str]] = []
     if budget.latency is not None:
         found.append(_latency(measurement, budget.latency, budget.percentile))

@@ -156,6 +156,7 @@ class Shell:
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         home = {"HOME": str(self.state.parent), "XDG_CACHE_HOME": str(self.state.parent / "cache")}
+        home |= {f"XDG_{kind}_HOME": str(self.state.parent / kind.lower()) for kind in ("CONFIG", "DATA")}
         python = {"PATH": path, "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
         return {**os.environ, **home, **python, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 

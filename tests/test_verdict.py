@@ -13,7 +13,8 @@ from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.telemetry import Telemetry
 from edgedeploy.device import load
 from edgedeploy.errors import UsageError
-from edgedeploy.testing import fake_measurement, fake_process
+from edgedeploy.report.measurement import headline
+from edgedeploy.testing import fake_environment, fake_measurement, fake_process
 from edgedeploy.verdict import Budget, judge, judge_fit
 
 MS = 1_000_000
@@ -141,3 +142,9 @@ def test_what_was_measured_on_the_device_is_not_measured_elsewhere() -> None:
     here, there = fake_measurement(), replace(fake_measurement(), place=Place("raspberry-pi-5", "ssh://pi"))
     assert any("has to be measured there" in reason for reason in judge_fit(here, (), device).reasons)
     assert not any("has to be measured there" in reason for reason in judge_fit(there, (), device).reasons)
+
+
+def test_an_emulated_processor_passes_no_budget() -> None:
+    emulated = fake_measurement(before=fake_environment(hosted="emulated processor"))
+    assert judge(emulated, Budget(latency=10.0)).outcome == "not enough data"
+    assert "whose latencies are none" in headline(emulated)

@@ -91,6 +91,11 @@ class Environment:
     microcode: str | None = None
     gpu: str | None = None
 
+    @property
+    def emulated(self) -> bool:
+        """Whether another kind of processor computes what this one would: then no time means anything."""
+        return EMULATED in (self.hosted or "")
+
     def conditions(self) -> dict[str, object]:
         """What must agree before two latencies may be subtracted: all of it but the load average."""
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

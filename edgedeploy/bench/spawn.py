@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from edgedeploy import errors
 from edgedeploy.bench.target import Job
-from edgedeploy.bench.transport import Local, Transport
+from edgedeploy.bench.there import oom_kills as out_of_memory_kills
+from edgedeploy.bench.transport import Broken, Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import EdgeDeployError, RunFailed
 from edgedeploy.records import from_json, to_json
@@ -32,10 +33,16 @@ T = TypeVar("T")
 
 @dataclass
 class _Child:
-    """A worker and what was heard from it so far."""
+    """A worker and what was heard from it so far.
+
+    Over there, somebody else sees it begin and end: ``start`` is the seconds that it took until it was ready, and
+    ``end`` the event that tells how it ended.
+    """
 
     process: subprocess.Popen[bytes]
     began: float
+    start: float | None = None
+    end: dict[str, Any] | None = None
     ready: float | None = None
     phase: str = "starting"
     events: bytearray = field(default_factory=bytearray)
@@ -64,9 +71,21 @@ class Call(Generic[T]):
 def run_worker(
     job: Job, silence: float, follow: Follow = lambda phase, share: None, way: Transport | None = None
 ) -> Answer:
-    """What one measuring worker answers to ``job``: see `converse`. ``start`` of its process is filled in."""
-    answer, start = converse(Call(job, "edgedeploy.bench.worker", Answer), silence, follow, way)
-    return replace(answer, process=replace(answer.process, start=start))
+    """What one measuring worker answers to ``job``: see `converse`. ``start`` of its process is filled in.
+
+    Where the way to the device breaks, the worker is run again, as often as `Transport.restore` makes it possible.
+    """
+    call = Call(job, "edgedeploy.bench.worker", Answer)
+    while True:
+        try:
+            answer, start = converse(call, silence, follow, way)
+        except Broken as reason:
+            if way is None:
+                raise
+            follow("connecting again", None)
+            way.restore(reason)
+        else:
+            return replace(answer, process=replace(answer.process, start=start))
 
 
 def converse(
@@ -83,24 +102,32 @@ def converse(
 
     Raises:
         RunFailed: it crashed, was killed, or was silent for too long; with its last words.
+        Broken: the way to it broke.
         EdgeDeployError: it refused the job, with the same class and message as over there.
     """
-    kills = _out_of_memory_kills()
-    process = (way or Local()).start(call.module)
+    way = way or Local()
+    kills = out_of_memory_kills()
+    process = way.start(call.module)
     child = _Child(process, time.perf_counter())
     try:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the listener will tell
             process.stdin.write(json.dumps(to_json(call.job)).encode() + b"\n")
             process.stdin.flush()
-        answer = _listen(child, call, silence, follow)
+        try:
+            answer = _listen(child, call, silence, follow)
+        except EdgeDeployError as error:
+            located = way.locate(str(error))
+            if located == str(error):
+                raise
+            raise type(error)(located) from error
         if answer is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
-            return answer, (child.ready or child.began) - child.began
-        words = child.words.decode("utf-8", "replace")
-        broken = way.explain(process.poll(), words) if way is not None else None
-        raise broken or RunFailed(_obituary(child, call.job, silence, kills))
+            return answer, child.start or (child.ready or child.began) - child.began
+        words, status = child.words.decode("utf-8", "replace"), process.poll()
+        broken = None if child.end is not None else way.explain(status, words)
+        raise broken or RunFailed(_obituary(child, call.job, silence, kills, way.on))
     finally:
         _end(process)
 
@@ -162,6 +189,10 @@ def _handle(child: _Child, event: dict[str, Any], call: Call[T], follow: Follow)
         if child.ready is None:
             child.ready = time.perf_counter()
         follow(child.phase, None)
+    elif event["event"] == "start":
+        child.start = float(event.get("seconds") or 0.0) or None
+    elif event["event"] == "end":
+        child.end = event
     elif event["event"] == "progress":
         follow(child.phase, event.get("share"))
     elif event["event"] == "error":
@@ -178,12 +209,15 @@ def _error(event: dict[str, Any], job: Job) -> EdgeDeployError:
     return kind(f"{_subject(job)}: {message}" if kind is RunFailed else message)
 
 
-def _obituary(child: _Child, job: Job, silence: float, kills: int | None) -> str:
-    status, where = child.process.poll(), f"while {child.phase}"
+def _obituary(child: _Child, job: Job, silence: float, kills: int | None, on: str) -> str:
+    where = f"while {child.phase}" if on == Local.on else f"on {on} while {child.phase}"
+    status, memory = child.process.poll(), _more_kills(kills)
+    if child.end is not None:
+        status, memory = child.end.get("status"), bool(child.end.get("out_of_memory"))
     if status is None:
         what = f"The worker measuring {_subject(job)} said nothing for {silence:g} s {where} and was killed."
     elif status < 0:
-        why = " (the kernel was out of memory)" if _more_kills(kills) and -status == signal.SIGKILL else ""
+        why = " (the kernel was out of memory)" if memory and -status == signal.SIGKILL else ""
         what = f"The worker measuring {_subject(job)} was killed by {_signal_name(-status)} {where}{why}."
     else:
         what = f"The worker measuring {_subject(job)} ended with status {status} {where}."
@@ -202,17 +236,8 @@ def _signal_name(number: int) -> str:
 
 
 def _more_kills(before: int | None) -> bool:
-    now = _out_of_memory_kills()
+    now = out_of_memory_kills()
     return before is not None and now is not None and now > before
-
-
-def _out_of_memory_kills() -> int | None:
-    """Processes that the kernel has killed for want of memory since it started."""
-    try:
-        lines = Path("/proc/vmstat").read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

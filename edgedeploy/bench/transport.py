@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from edgedeploy import errors
-from edgedeploy.errors import EdgeDeployError
+from edgedeploy.errors import EdgeDeployError, RunFailed, UsageError, did_you_mean
+
+
+class Broken(RunFailed):
+    """The way to the device broke. What ran there is lost and gone; it can be run again after `Transport.restore`."""
+
+
+_SCHEMES = ("adb", "local", "ssh")
 
 
 class Transport(Protocol):
@@ -41,9 +48,43 @@ class Transport(Protocol):
         """
         ...
 
+    def locate(self, message: str) -> str:
+        """What somebody over there has to say, so that it is understood here: where, and what to do there."""
+        ...
+
+    def restore(self, reason: Broken) -> None:
+        """Make the way usable again after ``reason``.
+
+        Raises:
+            Broken, Unavailable: it cannot be, or has been too often.
+        """
+        ...
+
     def close(self) -> None:
         """Leave nothing running over there; a second call does nothing."""
         ...
+
+
+def way_to(text: str) -> Transport:
+    """The way that ``text`` describes, to be closed in the end; nothing is connected yet.
+
+    Args:
+        text: ``local``, or ``ssh://[user@]host[:port]``; see `edgedeploy.bench.ssh.Address` for what may follow.
+
+    Raises:
+        UsageError: it describes none.
+    """
+    scheme, separator, _ = text.partition("://")
+    if text == Local.on:
+        return Local()
+    if separator and scheme == "ssh":
+        from edgedeploy.bench.address import Address
+        from edgedeploy.bench.ssh import Ssh
+
+        return Ssh(Address.parse(text))
+    if separator and scheme == "adb":  # no Python runs there: `edgedeploy.bench.adb` starts the runner of a profile
+        raise UsageError(f"{text} has no Python that a worker could run in; phones run the runner of their profile.")
+    raise UsageError(f"'{text}' is no way to a device: write local or ssh://user@host.{did_you_mean(scheme, _SCHEMES)}")
 
 
 class Local:
@@ -69,6 +110,14 @@ class Local:
     def explain(self, status: int | None, words: str) -> EdgeDeployError | None:
         """Nothing lies between here and here."""
         return None
+
+    def locate(self, message: str) -> str:
+        """As it is."""
+        return message
+
+    def restore(self, reason: Broken) -> None:
+        """Never asked for."""
+        raise reason
 
     def close(self) -> None:
         """Workers end with their job."""

@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from edgedeploy.cli import bench, compare, demo, devices, doctor, export, pack, predict, verify
+from edgedeploy.cli import (
+    bench,
+    compare,
+    demo,
+    devices,
+    doctor,
+    export,
+    history,
+    pack,
+    predict,
+    regress,
+    report,
+    run,
+    verify,
+    why,
+)
 from edgedeploy.errors import EdgeDeployError
 
 #: Exit status after Ctrl-C, as shells have it.
@@ -25,7 +40,12 @@ app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("why")(why.why)
 app.command("predict")(predict.predict)
+app.add_typer(history.app, name="history")
+app.command("regress")(regress.regress)
+app.command("report")(report.report)
+app.command("run")(run.run)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("pack")(pack.pack)

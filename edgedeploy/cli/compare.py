@@ -32,6 +32,7 @@ def compare(
     pictures: Annotated[Path | None, typer.Option(help="Folder for pictures; else NAME.changed beside it.")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many of the most changed images to draw.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the artifact's runtime.")] = None,
+    history: Annotated[bool, typer.Option(help="Keep the result in the history, for reports.")] = True,
     max_detections: Annotated[int, typer.Option(min=1, help="Detections kept per image.")] = 300,
     ladder: Annotated[bool, typer.Option("--ladder", help="Instead: where it goes wrong, form by form.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="The ladder; what breaks is exported again and checked.")] = False,
@@ -58,12 +59,27 @@ def compare(
         compared = run(checkpoint, bundle, dataset, options, say)
         say("drawing what changed most")
         drawn = _draw(compared, pictures or bundle.with_name(bundle.name.partition(".edge")[0] + ".changed"), show)
+    trouble = _kept(compared) if history else None
     if as_json:
         print_json({"comparison": compared.comparison, "pictures": drawn})
     else:
         _print(compared, drawn)
+        if trouble is not None:
+            typer.echo(trouble)
     if margin is not None and compared.comparison.equivalence.outcome != "pass":
         raise typer.Exit(4)
+
+
+def _kept(compared: Compared) -> str | None:
+    """What went wrong with keeping it; a history in trouble stops nothing."""
+    from edgedeploy.errors import EdgeDeployError
+    from edgedeploy.history import History
+
+    try:
+        History().record_comparison(compared.comparison)
+    except EdgeDeployError as error:
+        return f"This comparison is not in the history: {error}"
+    return None
 
 
 def _draw(compared: Compared, folder: Path, most: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""``edgedeploy devices``: which devices are known, what is known of one, and what this machine is."""
+"""``edgedeploy devices``: which are known, what this machine is, and the ones at hand, by the names given to them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import typer
 from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
+    from edgedeploy.bench.ssh import Findings
     from edgedeploy.device import Device
     from edgedeploy.facts import Fact, Features
+    from edgedeploy.targets import Target
 
 app = typer.Typer(name="devices", help="Devices: what is known of each, with sources, and what this machine is.")
 
@@ -70,6 +72,92 @@ def probe(
     if output is not None:
         device.dump(found, output)
     _print(found, as_json)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    profile: Annotated[str, typer.Option(help="The device that it is, or the path of a .yaml file.")],
+    on: Annotated[str, typer.Option(help="How it is reached: ssh://user@host:port or adb://serial.")],
+    python: Annotated[str | None, typer.Option(help="The interpreter there, such as ~/venv/bin/python.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a device at hand a name, for --on; one of that name is replaced. Nothing is connected yet."""
+    from edgedeploy import targets
+
+    target = targets.add(name, profile, on, python)
+    if as_json:
+        print_json(target)
+    else:
+        typer.echo(f"{target.name}: {target.profile} on {target.on}")
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A name that was given with 'devices add'.")], as_json: Json = False
+) -> None:
+    """Forget the name of a device."""
+    from edgedeploy import targets
+
+    removed = targets.remove(name)
+    if as_json:
+        print_json(removed)
+    else:
+        typer.echo(f"{removed.name}: removed")
+
+
+@app.command(name="targets")
+def list_targets(as_json: Json = False) -> None:
+    """List the devices that were given a name."""
+    from edgedeploy import targets
+
+    found = list(targets.saved().values())
+    if as_json:
+        print_json(found)
+    elif not found:
+        typer.echo("No device has a name yet: edgedeploy devices add NAME --profile PROFILE --on ssh://user@host")
+    else:
+        rows = [(target.name or "", target.profile or "", target.on) for target in found]
+        print_table("Targets, for --on", ("name", "profile", "on"), rows)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A target, or ssh://user@host:port.")],
+    as_json: Json = False,
+) -> None:
+    """Connect to a device, and say what is there and what is missing."""
+    from edgedeploy import targets
+
+    target = targets.resolve(name)
+    with progress() as say:
+        say(f"connecting to {target.on}")
+        found = targets.look(target)
+    if as_json:
+        print_json({"target": target, "found": found})
+    else:
+        _print_findings(target, found)
+
+
+def _print_findings(target: Target, found: Findings) -> None:
+    from edgedeploy.bench.ssh import install_line
+    from edgedeploy.units import show
+
+    runtimes = [f"{name} {version}" for name, version in found.distributions.items()]
+    lines = {
+        "device": f"{target.name or 'without a name'}, {target.profile or 'without a profile'}",
+        "on": target.on,
+        "system": f"{found.system}, {found.machine}",
+        "python": f"{found.python}, {found.executable}",
+        "numpy": "installed" if found.numpy else "missing",
+        "runtimes": ", ".join(runtimes) or "none",
+        "room": f"{show(found.free, 'B')} for {found.cache}",
+    }
+    for key, value in lines.items():
+        typer.echo(f"{key}: {value}")
+    notes = ["The processor is emulated: what is computed is right, and no time means anything."] * found.emulated
+    line = install_line(["numpy"], found.executable, found.managed)
+    print_notes(notes if found.numpy else [*notes, f"Without numpy nothing runs there. Install it with: {line}"])
 
 
 def _summary(item: Device) -> dict[str, Any]:

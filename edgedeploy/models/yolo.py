@@ -119,8 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _quietly() -> Iterator[None]:
     """Import ultralytics without what it does to everybody else in the process.
 
-    It greets on standard output, where results go; replaces functions of torch, Pillow and OpenCV by its own, one of
-    which installs packages; and sets the OpenMP threads of every child process.
+    It greets, on standard output too, where results go; replaces functions of torch, Pillow and OpenCV by its own, one
+    of which installs packages; and sets the OpenMP threads of every child process.
     """
     if "ultralytics" in sys.modules:  # the user's own import: as they had it
         yield
@@ -128,6 +128,7 @@ def _quietly() -> Iterator[None]:
     modules = {name: importlib.import_module(name) for name in ("torch", "PIL.Image", "cv2") if find_spec(name)}
     before = [(modules[m], name, getattr(modules[m], name)) for m, name in _REPLACED if m in modules]
     threads, environment = (modules["cv2"].getNumThreads() if "cv2" in modules else None), dict(os.environ)
+    os.environ.setdefault("YOLO_VERBOSE", "false")
     try:
         with redirect_stdout(sys.stderr):
             yield

@@ -24,6 +24,8 @@ def headline(measurement: Measurement) -> str:
     """One line: the number to quote under the scenario, with its interval, and what it is of."""
     conditions, found = measurement.conditions, outcome(measurement)
     subject = f"{conditions.name} on {conditions.backend}"
+    if measurement.environment.emulated:
+        return f"{subject} ran {measurement.count} passes on an emulated processor, whose latencies are none."
     if conditions.scenario != SINGLE_STREAM:
         subject = f"{subject}, {show_scenario(conditions.scenario)}"
     middle, count = _measured(measurement), f"median of {measurement.count}"

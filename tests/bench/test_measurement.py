@@ -170,3 +170,12 @@ def test_what_the_session_says_is_a_condition() -> None:
 def test_a_record_does_not_change_under_replace() -> None:
     made = fake_measurement()
     assert replace(made, created="later").fingerprint() == made.fingerprint()
+
+
+def test_processes_too_small_for_a_percentile_give_its_interval_together() -> None:
+    """p99 needs 459 samples: 200 of each process are too few, and 600 are not."""
+    made = fake_measurement(*(fake_process([20 * MS + i for i in range(200)]) for _ in range(3)))
+    between, value = made.interval(0.99), made.percentile(0.99)
+    assert not isinstance(between, TooFew)
+    assert not isinstance(value, TooFew)
+    assert between[0] <= value <= between[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from edgedeploy.bench import spawn
 from edgedeploy.bench.spawn import run_worker
 from edgedeploy.bench.target import Job
-from edgedeploy.errors import Incompatible, RunFailed, UsageError
+from edgedeploy.bench.transport import Broken, Local
+from edgedeploy.errors import EdgeDeployError, Incompatible, RunFailed, Unavailable, UsageError
+from edgedeploy.records import to_json
 
 
 def job(behaviour: str = "", **changed: Any) -> Job:
@@ -74,9 +77,72 @@ def test_a_worker_that_hangs_is_killed(ended: list[subprocess.Popen[bytes]]) -> 
 
 def test_out_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([3, 4])
-    monkeypatch.setattr(spawn, "_out_of_memory_kills", lambda: next(counts))
+    monkeypatch.setattr(spawn, "out_of_memory_kills", lambda: next(counts))
     with pytest.raises(RunFailed, match=r"SIGKILL while warming up \(the kernel was out of memory\)"):
         run_worker(job("kill"), 60)
+
+
+class Way(Local):
+    """A device whose worker is the script that comes next; what ends without a word is the way that broke."""
+
+    on = "ssh://nano"
+
+    def __init__(self, *scripts: str) -> None:
+        self.scripts, self.restored = list(scripts), 0
+
+    def start(self, module: str) -> subprocess.Popen[bytes]:
+        """The script instead of the module, with ``tell`` for events."""
+        tell = "import json, sys, time\ndef tell(event, **fields): print(json.dumps({'event': event, **fields}))\n"
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command = [sys.executable, "-c", tell + self.scripts.pop(0)]
+        return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+    def explain(self, status: int | None, words: str) -> EdgeDeployError | None:
+        """As ssh does it."""
+        return Broken("The connection broke.") if status == 255 else None
+
+    def restore(self, reason: Broken) -> None:
+        """At most twice."""
+        self.restored += 1
+        if self.restored > 2:
+            raise reason
+
+    def locate(self, message: str) -> str:
+        """Where."""
+        return f"there: {message}"
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("status=-9, out_of_memory=True", r"was killed by SIGKILL on ssh://nano while loading \(the kernel was out of"),
+        ("status=-9, out_of_memory=False", r"was killed by SIGKILL on ssh://nano while loading\. It left no word\."),
+        ("status=3, out_of_memory=False", r"ended with status 3 on ssh://nano while loading\. It left no word\."),
+    ],
+)
+def test_how_a_worker_ended_there_is_told_by_the_one_who_saw_it(end: str, told: str) -> None:
+    way = Way(f"tell('phase', phase='loading'); tell('end', {end}); sys.exit(255)")
+    with pytest.raises(RunFailed, match=told):
+        run_worker(job(), 60, way=way)
+    assert way.restored == 0
+
+
+def test_a_worker_lost_with_its_way_is_run_again_and_its_start_is_measured_there() -> None:
+    answer = json.dumps(to_json(run_worker(job(), 60)))
+    lost = "tell('phase', phase='sampling'); sys.exit(255)"
+    told = f"tell('start', seconds=0.125); tell('phase', phase='ready'); tell('result', answer=json.loads({answer!r}))"
+    way = Way(lost, told)
+    phases: list[str] = []
+    found = run_worker(job(), 60, lambda phase, share: phases.append(phase), way)
+    assert found.process.start == 0.125
+    assert phases == ["sampling", "connecting again", "ready"]
+    with pytest.raises(Broken, match=r"^The connection broke\.$"):
+        run_worker(job(), 60, way=Way(lost, lost, lost))
+
+
+def test_what_is_refused_there_says_where() -> None:
+    with pytest.raises(Unavailable, match=r"^there: No such runtime\.$"):
+        run_worker(job(), 60, way=Way("tell('error', kind='Unavailable', message='No such runtime.')"))
 
 
 def test_a_refusal_keeps_its_class() -> None:

@@ -71,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs ``edgedeploy`` in a folder that is empty at first, with a cache of its own."""
+    """Runs ``edgedeploy`` in a folder that is empty at first, with cache, settings and history of its own."""
 
     place: Path
 
@@ -81,7 +81,9 @@ class Cli:
 
     def environment(self, without: Sequence[str] = ()) -> Mapping[str, str]:
         """One thread, no colours, and packages that are not to be found."""
-        made = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.place / "cache"), "NO_COLOR": "1"}
+        homes = {f"XDG_{kind}_HOME": str(self.place / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        made = {**os.environ, **homes, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        made.pop("EDGEDEPLOY_HISTORY", None)
         if without:
             folder = self.place / "hide"
             folder.mkdir(exist_ok=True)

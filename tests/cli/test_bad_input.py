@@ -333,14 +333,21 @@ def test_a_device_that_prefers_a_backend_which_is_not_here(cli: Any, demo: Any, 
 # Folders
 
 
+def _with_history(environment: Any, path: Path) -> Any:
+    return lambda cli, without=(): {**environment(cli, without), "EDGEDEPLOY_HISTORY": str(path)}
+
+
 def test_what_cannot_be_written_is_said(cli: Any, demo: Any, fp32: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "a-file"
     blocked.touch()
     cli("pack", fp32, "-o", blocked / "x.zip").refused(2, "x.zip cannot be written")
     cli("demo", "--data-only", "-o", blocked / "x").refused(2, "cannot be written")
-    fp32.with_name("aerial.bench.jsonl").mkdir()
     quick = ("--duration", "0.1s", "--processes", 1, "--threads", 1)
-    cli("bench", fp32, *quick).refused(2, "aerial.bench.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(cli), "environment", _with_history(type(cli).environment, blocked / "history.db"))
+        measured = cli("bench", fp32, *quick)
+    assert measured.status == 0  # the measurement is not lost with its record
+    assert "This run is not in the history" in measured.out
 
 
 def test_pictures_that_cannot_be_written_are_said(cli: Any, demo: Any, tmp_path: Path) -> None:

@@ -98,45 +98,45 @@ def test_export_does_not_do_the_same_again(cli: Any, demo: Any) -> None:
 
 
 def test_bench_says_what_it_measured_and_keeps_the_samples(cli: Any, fp32: Path) -> None:
-    log = fp32.with_name("aerial.bench.jsonl")
     result = cli("bench", fp32, *QUICK, "--json")
-    assert set(result.json) == {"summary", "doubts", "verdicts", "measurement"}
+    assert set(result.json) == {"summary", "doubts", "verdicts", "measurement", "history"}
     assert result.json["verdicts"] == []
     assert {"latency", "fps_one_stream", "load", "first_inference", "model_size", "peak_memory"} <= set(
         result.json["summary"]
     )
     assert {"prepare", "compute", "finish", "end-to-end"} == set(result.json["summary"]["latency"])
     assert "process 1 of 1: sampling" in result.err
-    lines = log.read_text("utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [result.json["measurement"]]
+    kept = result.json["history"]
+    assert Path(kept["path"]).parent == cli.place / "data" / "edgedeploy"
+    assert cli("history", "show", kept["id"], "--json").json == result.json["measurement"]
 
     table = cli("bench", fp32, *QUICK)
     assert table.status == 0
     assert table.out.startswith("aerial on onnxruntime: ")
-    assert f"raw samples: {log}" in table.out
+    assert f"kept as {kept['id'] + 1} in {kept['path']}" in table.out
     assert "sampling" not in table.out
-    assert len(log.read_text("utf-8").splitlines()) == 2
 
-    assert cli("bench", fp32, *QUICK, "--no-record").status == 0
-    assert len(log.read_text("utf-8").splitlines()) == 2
-    assert sorted(p.name for p in fp32.parent.iterdir()) == ["aerial.bench.jsonl", "aerial.edge"]
+    before = cli("history", "--json").json["measurements"]
+    assert cli("bench", fp32, *QUICK, "--no-history").status == 0
+    assert cli("history", "--json").json["measurements"] == before
+    assert [p.name for p in fp32.parent.iterdir()] == ["aerial.edge"]
 
 
 def test_bench_gives_a_job_its_answer(cli: Any, fp32: Path) -> None:
-    met = cli("bench", fp32, *QUICK, "--no-record", "--max-latency", "100s", "--min-fps", "0.001", "--json")
+    met = cli("bench", fp32, *QUICK, "--no-history", "--max-latency", "100s", "--min-fps", "0.001", "--json")
     assert met.status == 0, met.out
     assert [verdict["outcome"] for verdict in met.json["verdicts"]] == ["pass"]
-    missed = cli("bench", fp32, *QUICK, "--no-record", "--max-latency", "1ns", "--json")
+    missed = cli("bench", fp32, *QUICK, "--no-history", "--max-latency", "1ns", "--json")
     assert missed.status == 4
     assert [verdict["outcome"] for verdict in missed.json["verdicts"]] == ["fail"]
-    memory = cli("bench", fp32, *QUICK, "--no-record", "--max-memory", "1MiB")
+    memory = cli("bench", fp32, *QUICK, "--no-history", "--max-memory", "1MiB")
     assert memory.status == 4
     assert "\nfail: " in memory.out
     assert "1.00 MiB" in memory.out
 
 
 def test_bench_judges_against_a_device(cli: Any, fp32: Path) -> None:
-    result = cli("bench", fp32, *QUICK, "--no-record", "--device", "raspberry-pi-5", "--json")
+    result = cli("bench", fp32, *QUICK, "--no-history", "--device", "raspberry-pi-5", "--json")
     assert len(result.json["verdicts"]) == 1
     assert result.json["verdicts"][0]["reasons"]
     assert result.status == (0 if result.json["verdicts"][0]["outcome"] == "pass" else 4)
@@ -211,7 +211,7 @@ def test_an_archive_is_as_good_as_a_folder(cli: Any, demo: Any, tmp_path: Path) 
     assert packed.json["digest"] == demo.fp32_made.json["manifest"]["digest"]
     assert zipfile.ZipFile(archive).testzip() is None
     assert cli("verify", archive, "--json").json["verification"]["digest"] == packed.json["digest"]
-    assert cli("bench", archive, *QUICK, "--no-record", "--json").json["summary"]["name"] == "aerial"
+    assert cli("bench", archive, *QUICK, "--no-history", "--json").json["summary"]["name"] == "aerial"
     assert [p.name for p in archive.parent.iterdir()] == [archive.name]
 
 

@@ -72,3 +72,57 @@ def test_a_probe_refuses_a_file_before_it_measures(name: str, tmp_path: Path, mo
     result = run.invoke(app, ["probe", "-o", str(tmp_path / name)])
     assert isinstance(result.exception, UsageError)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- devices at hand -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's configuration."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def test_a_device_gets_a_name_and_loses_it(home: Path) -> None:
+    nothing = run.invoke(app, ["targets"])
+    assert "edgedeploy devices add NAME" in nothing.stdout
+    asked = ["--profile", "jetson-orin-nano", "--on", "ssh://nano@10.0.0.7:2222", "--python", "~/venv/bin/python"]
+    assert run.invoke(app, ["add", "bench-nano", *asked]).exit_code == 0
+    expected = {
+        "name": "bench-nano",
+        "profile": "jetson-orin-nano",
+        "on": "ssh://nano@10.0.0.7:2222?python=~/venv/bin/python",
+    }
+    assert json.loads(run.invoke(app, ["targets", "--json"]).stdout) == [expected]
+    assert "jetson-orin-nano" in run.invoke(app, ["targets"]).stdout
+    assert json.loads(run.invoke(app, ["add", "pi", *asked[:4], "--json"]).stdout)["name"] == "pi"
+    assert run.invoke(app, ["remove", "bench-nano"]).stdout == "bench-nano: removed\n"
+    assert [row["name"] for row in json.loads(run.invoke(app, ["targets", "--json"]).stdout)] == ["pi"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["add", "x", "--profile", "jetson-orin-nan", "--on", "ssh://h"],
+        ["add", "x", "--profile", "jetson-orin-nano", "--on", "ssh://-oProxyCommand=x"],
+        ["add", "x", "--profile", "jetson-orin-nano", "--on", "ssh://a b"],
+        ["add", "local", "--profile", "jetson-orin-nano", "--on", "ssh://h"],
+        ["add", "A B", "--profile", "jetson-orin-nano", "--on", "ssh://h"],
+        ["add", "x", "--profile", "jetson-orin-nano", "--on", "adb://s", "--python", "python3"],
+        ["remove", "nobody"],
+        ["check", "nobody"],
+    ],
+)
+def test_what_cannot_be_a_target_is_refused(words: list[str], home: Path) -> None:
+    assert isinstance(run.invoke(app, words).exception, UsageError)
+    assert not list(home.rglob("targets.json"))
+
+
+def test_checking_this_machine(home: Path) -> None:
+    shown = run.invoke(app, ["check", "local"])
+    assert shown.exit_code == 0
+    assert "numpy: installed" in shown.stdout
+    found = json.loads(run.invoke(app, ["check", "local", "--json"]).stdout)["found"]
+    assert found["emulated"] is False
+    assert found["free"] > 0

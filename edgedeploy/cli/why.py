@@ -1,0 +1,97 @@
+"""``edgedeploy why``: why is it not faster, and what would help?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_table, progress, writable
+
+if TYPE_CHECKING:
+    from edgedeploy.device import Device
+    from edgedeploy.roofline import Why
+
+
+def why(
+    bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
+    device: Annotated[str | None, typer.Option(help="What this machine is: the profile with its peaks.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="A .yaml of 'edgedeploy devices probe', in its place.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside one call.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    imgsz: Annotated[str | None, typer.Option(help="Image size, for a bundle whose size is dynamic.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Image or folder of images; else the bundle's own.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Runtime by name; else the bundle's.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="A runtime option, key=value.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Nodes to list.")] = 10,
+    plot: Annotated[Path | None, typer.Option(help="Draw the roofline to this .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Profile a bundle node by node, and rank what its time goes to: arithmetic, memory, conversions, dispatch."""
+    from edgedeploy.roofline import WhyOptions
+    from edgedeploy.roofline import why as explain
+
+    known = _device(device, profile)  # refused before it takes time
+    if plot is not None:
+        from edgedeploy.report.roofline_plot import check
+
+        check(plot)
+    options = WhyOptions(
+        threads=threads,
+        batch=batch,
+        backend=backend,
+        options=options_from(option or []),
+        size=image_size(imgsz),
+        samples=None if samples is None else str(samples),
+    )
+    with progress() as say:
+        found = explain(str(bundle), options, known, say)
+    if plot is not None:
+        from edgedeploy.report.roofline_plot import draw
+
+        with writable(plot):
+            draw(found, plot)
+    if as_json:
+        from edgedeploy.report.why import summary
+
+        print_json({**summary(found), "plot": None if plot is None else str(plot)})
+    else:
+        _print(found, top, plot)
+
+
+def _device(name: str | None, profile: Path | None) -> Device | None:
+    """The device that was named; ``None`` where its peaks are to be measured.
+
+    Raises:
+        UsageError: both were given, or there is no such device.
+    """
+    from edgedeploy.device import THIS_MACHINE, load
+    from edgedeploy.errors import UsageError
+
+    if profile is not None:
+        if name not in (None, THIS_MACHINE):
+            raise UsageError("Give --device or --profile, not both: each says what this machine is.")
+        return load(profile)
+    return None if name in (None, THIS_MACHINE) else load(str(name))
+
+
+def _print(why: Why, top: int, plot: Path | None) -> None:
+    from edgedeploy.report.why import (
+        KIND_HEADER,
+        NODE_HEADER,
+        cause_lines,
+        headline,
+        kind_rows,
+        node_rows,
+        roof_lines,
+    )
+
+    for line in (*headline(why), *roof_lines(why.roofline)):
+        typer.echo(line)
+    print_table("by kind", KIND_HEADER, kind_rows(why.roofline))
+    print_table(f"the {top} longest nodes", NODE_HEADER, node_rows(why.roofline, top))
+    for line in cause_lines(why.causes):
+        typer.echo(line)
+    if plot is not None:
+        typer.echo(f"plot: {plot}")
