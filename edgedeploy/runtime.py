@@ -5,8 +5,10 @@ A runtime module imports numpy and its vendor's library and nothing heavier: it 
 
 from __future__ import annotations
 
+import statistics
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -28,7 +30,9 @@ class NodeTime:
         kind: its operator as the runtime calls it, such as ``Conv`` or ``QLinearConv``.
         seconds: median over the profiled passes, the node's own time.
         unit: what ran it: ``cpu``, ``gpu``, ``npu``, or an execution provider's name.
-        covers: names of the nodes of the stored graph that it stands for, where the runtime tells.
+        covers: names of the nodes of the stored graph that it stands for, or of their outputs, where the runtime tells.
+        dtype: what it computes in (``fp32``, ``int8``); empty where the runtime does not tell.
+        bytes: that it reads and writes, weights included; ``None`` where the runtime does not tell.
     """
 
     name: str
@@ -36,16 +40,46 @@ class NodeTime:
     seconds: float
     unit: str = "cpu"
     covers: tuple[str, ...] = ()
+    dtype: str = ""
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Nodes in the order they ran, and the median of a whole pass, both taken with the profiler on; seconds."""
+    """Nodes in the order they ran, and the median of a whole pass, both taken with the profiler on; seconds.
+
+    ``source`` says whose profiler it was, and what its times are rounded to. ``outside`` is the median of what a pass
+    took in no node: the runtime's own work, and the profiler's.
+    """
 
     nodes: tuple[NodeTime, ...]
     seconds: float
     passes: int
     source: str
+    outside: float = 0.0
+
+    @classmethod
+    def of(cls, nodes: Sequence[NodeTime], durations: Sequence[float], inside: Sequence[float], source: str) -> Profile:
+        """A profile of the ``nodes``, of passes that took ``durations``, and of them in nodes ``inside``."""
+        left = [max(0.0, whole - part) for whole, part in zip(durations, inside, strict=True)]
+        return cls(tuple(nodes), statistics.median(durations), len(durations), source, statistics.median(left))
+
+
+#: A profile is of at least so many passes, after others that are not counted, and of no more once they took so long.
+PROFILED_PASSES, UNCOUNTED_PASSES, PROFILED_SECONDS = 5, 2, 2.0
+
+
+def timed_passes(run: Callable[[], object]) -> list[float]:
+    """Seconds of each pass of ``run`` that a profile is made of; `UNCOUNTED_PASSES` came before them."""
+    for _ in range(UNCOUNTED_PASSES):
+        run()
+    durations: list[float] = []
+    began = now = time.perf_counter()
+    while len(durations) < PROFILED_PASSES or (now - began < PROFILED_SECONDS and len(durations) < 50):
+        run()
+        before, now = now, time.perf_counter()
+        durations.append(now - before)
+    return durations
 
 
 #: Before the module's path, in the outputs of a session that shows what is inside.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import numpy as np
 
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError, did_you_mean
-from edgedeploy.runtime import TAP, Outputs, Runtime, Session
+from edgedeploy.runtime import TAP, UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, timed_passes
 from edgedeploy.tensors import Array, Signature
 
 if TYPE_CHECKING:
@@ -74,11 +74,42 @@ class OpenVINORuntime(Runtime):
         """See `Runtime.open_tapped`. A tensor that is looked at cannot be fused away: it is computed as written."""
         return self._open(files, signatures, tapped=True)
 
-    def _open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature], tapped: bool) -> Session:
+    def profile(
+        self, files: Mapping[str, Path], signatures: Mapping[str, Signature], inputs: Mapping[str, Array], graph: str
+    ) -> Profile:
+        """See `Runtime.profile`: OpenVINO's performance counters, with what its executable graph says of each layer."""
+        from edgedeploy_openvino.profiler import Layers
+
+        session = self._open({graph: files[graph]}, {graph: signatures[graph]}, tapped=False, counting=True)
+        try:
+            session.run(inputs, graph)
+            stored = openvino().Core().read_model(files[graph])
+            layers = Layers(session.compiled(graph).get_runtime_model(), stored, self.device.lower())
+
+            def run() -> None:
+                session.run(inputs, graph)
+                layers.add(session.counters(graph))
+
+            durations = timed_passes(run)
+            nodes, inside = layers.times(UNCOUNTED_PASSES)
+        finally:
+            session.close()
+        source = f"OpenVINO {self.version()}'s performance counters, in whole microseconds"
+        return Profile.of(nodes, durations, inside, source)
+
+    def _open(
+        self,
+        files: Mapping[str, Path],
+        signatures: Mapping[str, Signature],
+        tapped: bool,
+        counting: bool = False,
+    ) -> OpenVINOSession:
         self._check_options()
         ov = openvino()
         core = ov.Core()
         self._check_device(core)
+        if counting:
+            core.set_property(self.device, {"PERF_COUNT": True})
         graphs = {name: self._compile(ov, core, path, signatures[name], tapped) for name, path in files.items()}
         return OpenVINOSession(graphs, dict(signatures), self._facts(ov, graphs))
 
@@ -191,6 +222,14 @@ class OpenVINOSession:
     def close(self) -> None:
         """Free the graphs."""
         self._graphs.clear()
+
+    def compiled(self, graph: str) -> Any:
+        """OpenVINO's compiled graph."""
+        return self._graphs[graph].compiled
+
+    def counters(self, graph: str) -> Any:
+        """What the last run took, layer by layer, as OpenVINO gives it; only of a session that counts."""
+        return self._graphs[graph].request.get_profiling_info()
 
 
 def openvino() -> Any:
