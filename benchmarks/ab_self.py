@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.record import Row, finish
-from edgedeploy.bench.quantiles import TooFew
 from edgedeploy.bench.run import BenchOptions
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.versus import PAIRS, versus
 from edgedeploy.units import parse
 

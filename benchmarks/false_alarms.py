@@ -24,8 +24,8 @@ import numpy.typing as npt
 from benchmarks.record import Row, finish
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.ratio import Comparison, Ratio, compare_groups, compare_pairs
-from edgedeploy.bench.uncertainty import between
+from edgedeploy.bench.statistics.ratio import Comparison, Ratio, compare_groups, compare_pairs
+from edgedeploy.bench.statistics.uncertainty import between
 from edgedeploy.testing.fakes import fake_environment, fake_measurement, fake_process, fake_times
 
 PROCESSES = 3

@@ -14,8 +14,8 @@ import numpy as np
 
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.quantiles import TooFew
 from edgedeploy.bench.run import BenchOptions, bench
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.units import parse, show
 
 

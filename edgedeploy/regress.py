@@ -7,7 +7,7 @@ taken under the same conditions.
 With three processes or more on either side, the percentile of each process is one observation, and its logarithm is
 compared by Welch's t-test (B. L. Welch, "The generalization of Student's problem when several different population
 variances are involved", Biometrika 34, 1947): whatever varies between processes, known or not, is in it. With fewer,
-`edgedeploy.bench.ratio.compare_groups` has to make do with what varies inside of them.
+`edgedeploy.bench.statistics.ratio.compare_groups` has to make do with what varies inside of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.quantiles import TooFew, label, needed
-from edgedeploy.bench.ratio import compare_groups, rank_test
-from edgedeploy.bench.uncertainty import Times, student
+from edgedeploy.bench.statistics.quantiles import TooFew, label, needed
+from edgedeploy.bench.statistics.ratio import compare_groups, rank_test
+from edgedeploy.bench.statistics.uncertainty import Times, student
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.units import show
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy import device, machine
-from edgedeploy.bench import there
-from edgedeploy.bench.address import Address
-from edgedeploy.bench.ssh import Findings, Ssh
-from edgedeploy.bench.transport import Local, way_to
+from edgedeploy.bench.remote import there
+from edgedeploy.bench.remote.address import Address
+from edgedeploy.bench.remote.ssh import Findings, Ssh
+from edgedeploy.bench.remote.transport import Local, way_to
 from edgedeploy.errors import Incompatible, UsageError, did_you_mean
 from edgedeploy.parts import RUNTIMES
 from edgedeploy.records import from_json, read_json, to_json

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.outcome import outcome
-from edgedeploy.bench.quantiles import TooFew, label
 from edgedeploy.bench.scenario import TIMED
+from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.device import THIS_MACHINE, Device, unmet
 from edgedeploy.errors import UsageError
 from edgedeploy.units import show

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy import device, targets
-from edgedeploy.bench import there
+from edgedeploy.bench.remote import there
 from edgedeploy.errors import Incompatible, Unavailable, UsageError
 from edgedeploy.targets import Target
 from edgedeploy.testing.sshd import serve

@@ -9,12 +9,12 @@ import numpy as np
 from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.patterns import patterns
-from edgedeploy.bench.quantiles import TooFew, label, needed
 from edgedeploy.bench.sampling import AGREEMENT
-from edgedeploy.bench.series import steps
+from edgedeploy.bench.statistics.quantiles import TooFew, label, needed
+from edgedeploy.bench.statistics.series import steps
+from edgedeploy.bench.statistics.uncertainty import between
 from edgedeploy.bench.stopping import stopped
 from edgedeploy.bench.telemetry import Series
-from edgedeploy.bench.uncertainty import between
 from edgedeploy.units import show
 
 #: Two medians that should be the same differ where the larger is more than this share above the smaller.

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-from edgedeploy.bench.raspberry import since_start, throttled
-from edgedeploy.bench.there import emulated
+from edgedeploy.bench.remote.there import emulated
+from edgedeploy.bench.sensors.raspberry import since_start, throttled
 
 #: The sign in `Environment.hosted` of instructions that are translated: no time means anything then.
 EMULATED = "emulated processor"

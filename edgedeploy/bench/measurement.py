@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedeploy.bench.environment import Environment, changes
-from edgedeploy.bench.quantiles import TooFew, needed, quantile
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
+from edgedeploy.bench.statistics.quantiles import TooFew, needed, quantile
+from edgedeploy.bench.statistics.uncertainty import between
 from edgedeploy.bench.telemetry import Telemetry
-from edgedeploy.bench.uncertainty import between
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.records import canonical, from_json, to_json
 
@@ -212,7 +212,7 @@ class Measurement:
 
         Order statistics take samples for independent of one another, and passes are less so; the interval is widened
         for the autocorrelation inside each process, and for how far the processes are apart: see
-        `edgedeploy.bench.uncertainty`.
+        `edgedeploy.bench.statistics.uncertainty`.
         """
         return self._only_means(q) or between([p.samples.seconds(part) for p in self.processes], q, confidence)
 

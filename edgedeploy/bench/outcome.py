@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from edgedeploy.bench.endurance import Endurance, endurance
 from edgedeploy.bench.measurement import Measurement, Process
-from edgedeploy.bench.quantiles import TooFew, label
 from edgedeploy.bench.sampling import LIMIT
 from edgedeploy.bench.scenario import MULTI_STREAM_SAMPLES, TIMED, Name
 from edgedeploy.bench.schedule import Schedule, notes, own_seconds, schedule
+from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.records import to_json
 from edgedeploy.units import show
 

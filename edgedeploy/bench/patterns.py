@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edgedeploy.bench.measurement import PARTS, Measurement, Process
-from edgedeploy.bench.quantiles import needed
-from edgedeploy.bench.series import Bursts, Drift, Modes, bursts, drift, likeness, modes, steps
-from edgedeploy.bench.uncertainty import Times
+from edgedeploy.bench.statistics.quantiles import needed
+from edgedeploy.bench.statistics.series import Bursts, Drift, Modes, bursts, drift, likeness, modes, steps
+from edgedeploy.bench.statistics.uncertainty import Times
 from edgedeploy.units import show
 
 #: A drift is told from this share of the median on, where chance shows one like it in less than this share of runs.

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import HERE, SCHEMA, Measurement, Place
-from edgedeploy.bench.quantiles import needed
+from edgedeploy.bench.remote.transport import Local, Transport
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.spawn import run_worker
+from edgedeploy.bench.statistics.quantiles import needed
 from edgedeploy.bench.stopping import Goal, decide, share_of
 from edgedeploy.bench.target import Job, Option
 from edgedeploy.bench.telemetry import Reading
-from edgedeploy.bench.transport import Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import RunFailed, UsageError
 

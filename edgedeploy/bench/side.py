@@ -18,9 +18,9 @@ from typing import Any
 from edgedeploy.bench.environment import collect, imported_packages
 from edgedeploy.bench.measurement import PARTS, Passes, Process
 from edgedeploy.bench.sampling import BatchSteps, Recorder, warm_up
+from edgedeploy.bench.sensors.watch import Watch
 from edgedeploy.bench.target import Job, load
 from edgedeploy.bench.telemetry import Clock, between, peak_memory, read_counters, resolution
-from edgedeploy.bench.watch import Watch
 from edgedeploy.bench.worker import Answer, Opened, Tell, conditions_of, open_target, read_line, serve
 from edgedeploy.errors import RunFailed
 

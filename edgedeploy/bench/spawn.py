@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edgedeploy import errors
+from edgedeploy.bench.remote.there import oom_kills as out_of_memory_kills
+from edgedeploy.bench.remote.transport import Broken, Local, Transport
 from edgedeploy.bench.target import Job
-from edgedeploy.bench.there import oom_kills as out_of_memory_kills
-from edgedeploy.bench.transport import Broken, Local, Transport
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import EdgeDeployError, RunFailed
 from edgedeploy.records import from_json, to_json

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedeploy.bench.measurement import Measurement, Process
-from edgedeploy.bench.quantiles import TooFew, label
 from edgedeploy.bench.sampling import AGREEMENT
+from edgedeploy.bench.statistics.quantiles import TooFew, label
+from edgedeploy.bench.statistics.uncertainty import Times, between
 from edgedeploy.bench.telemetry import Reading
-from edgedeploy.bench.uncertainty import Times, between
 from edgedeploy.units import show
 
 #: Percentiles whose intervals have to be narrow.

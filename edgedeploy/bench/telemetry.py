@@ -1,7 +1,7 @@
 """What else happened while samples were taken: memory, context switches, and who used the processors meanwhile.
 
 Read by the measured process itself, before and after, from ``/proc`` and ``getrusage``: running totals cost nothing
-between the two. What has to be read again and again is read beside it (`edgedeploy.bench.watch`). A value that this
+between the two. What has to be read again and again is read beside it (`edgedeploy.bench.sensors`). A value that this
 system does not tell is ``None``, never zero.
 """
 

@@ -14,13 +14,13 @@ from edgedeploy.bench.doubts import circumstances
 from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import END_TO_END, PARTS, Measurement, Part
 from edgedeploy.bench.pair import MODULE, Pair, joined
-from edgedeploy.bench.quantiles import TooFew
-from edgedeploy.bench.ratio import Ratio, compare_pairs
+from edgedeploy.bench.remote.transport import Broken, Local
 from edgedeploy.bench.run import BenchOptions, Progress, Where, assemble, job_of
 from edgedeploy.bench.spawn import Call, Follow, converse
+from edgedeploy.bench.statistics.quantiles import TooFew
+from edgedeploy.bench.statistics.ratio import Ratio, compare_pairs
+from edgedeploy.bench.statistics.uncertainty import Times
 from edgedeploy.bench.target import Job, Option
-from edgedeploy.bench.transport import Broken, Local
-from edgedeploy.bench.uncertainty import Times
 from edgedeploy.errors import UsageError
 from edgedeploy.records import from_json, to_json
 

@@ -26,6 +26,7 @@ from edgedeploy.bench.drive import Limits, Sleep, drive
 from edgedeploy.bench.environment import Environment, collect, imported_packages
 from edgedeploy.bench.measurement import PARTS, WAIT, Conditions, Process
 from edgedeploy.bench.sampling import LIMIT, BatchSteps, QuerySteps, Recorder, warm_up
+from edgedeploy.bench.sensors.watch import Watch
 from edgedeploy.bench.stopping import precise
 from edgedeploy.bench.target import Job, Target, load, split
 from edgedeploy.bench.telemetry import (
@@ -39,7 +40,6 @@ from edgedeploy.bench.telemetry import (
     resolution,
     restart_peak,
 )
-from edgedeploy.bench.watch import Watch
 from edgedeploy.errors import EdgeDeployError, Unavailable
 from edgedeploy.records import from_json, to_json
 from edgedeploy.runtime import Session

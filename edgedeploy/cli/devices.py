@@ -11,7 +11,7 @@ import typer
 from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
-    from edgedeploy.bench.ssh import Findings
+    from edgedeploy.bench.remote.ssh import Findings
     from edgedeploy.device import Device
     from edgedeploy.facts import Fact, Features
     from edgedeploy.targets import Target
@@ -140,7 +140,7 @@ def check(
 
 
 def _print_findings(target: Target, found: Findings) -> None:
-    from edgedeploy.bench.ssh import install_line
+    from edgedeploy.bench.remote.ssh import install_line
     from edgedeploy.units import show
 
     runtimes = [f"{name} {version}" for name, version in found.distributions.items()]

@@ -34,8 +34,8 @@ class Found:
     def where(self) -> Iterator[Where]:
         """The way there, open for as long as the block lasts."""
         from edgedeploy.bench.measurement import Place
+        from edgedeploy.bench.remote.transport import way_to
         from edgedeploy.bench.run import Where
-        from edgedeploy.bench.transport import way_to
 
         way = way_to(self.on)
         try:
@@ -57,7 +57,7 @@ class Found:
 
         Raises:
             UsageError: a runner was given, and none is needed; or the phone has no profile.
-            EdgeDeployError: see `edgedeploy.bench.run.bench` and `edgedeploy.bench.native.bench_native`.
+            EdgeDeployError: see `edgedeploy.bench.run.bench` and `edgedeploy.bench.phone.native.bench_native`.
         """
         if self.native:
             return self._measure_native(bundle, options, follow, runner, cool_down)
@@ -77,9 +77,9 @@ class Found:
         cool_down: float,
     ) -> Measurement:
         from edgedeploy.archive import open_artifact
-        from edgedeploy.bench.adb import AdbDevice
-        from edgedeploy.bench.native import bench_native
-        from edgedeploy.bench.native_plan import NativeRunner
+        from edgedeploy.bench.phone.adb import AdbDevice
+        from edgedeploy.bench.phone.native import bench_native
+        from edgedeploy.bench.phone.native_plan import NativeRunner
         from edgedeploy.device import load
 
         if self.profile is None:

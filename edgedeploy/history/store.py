@@ -17,7 +17,7 @@ from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import SUFFIX
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.errors import EdgeDeployError, UsageError, did_you_mean
 from edgedeploy.history.database import opened
 from edgedeploy.history.lines import write_lines

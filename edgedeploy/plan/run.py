@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from edgedeploy.artifact import Artifact
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.comparison import Comparison
 from edgedeploy.errors import EdgeDeployError
 from edgedeploy.plan.children import Done, Say, Stopped

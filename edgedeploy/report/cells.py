@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.report.entry import Accuracy, Row
 from edgedeploy.units import show
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedeploy.bench.measurement import END_TO_END, Measurement, Process
-from edgedeploy.bench.quantiles import TooFew, label
+from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.bench.telemetry import Series
 from edgedeploy.report import cells
 from edgedeploy.report.svg import INK, MUTED, SERIES, clean, drawing, inline

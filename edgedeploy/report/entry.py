@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.outcome import Outcome, outcome
-from edgedeploy.bench.quantiles import TooFew
 from edgedeploy.bench.scenario import Scenario
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.telemetry import energy_per_pass
 from edgedeploy.comparison import Comparison
 from edgedeploy.history import AccuracyRow

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.errors import Unavailable
 from edgedeploy.report import cells, ratios, roofs
 from edgedeploy.report.charts import Chart

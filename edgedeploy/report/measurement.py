@@ -10,8 +10,8 @@ import numpy as np
 from edgedeploy.bench.endurance import CHANGE
 from edgedeploy.bench.measurement import END_TO_END, PARTS, WAIT, Measurement, Part, Process
 from edgedeploy.bench.outcome import Metric, Outcome, outcome
-from edgedeploy.bench.quantiles import TooFew, label
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
+from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.bench.telemetry import Reading
 from edgedeploy.units import show
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.records import canonical, to_json
 from edgedeploy.report.charts import BLUE, GREEN, HEIGHT, VERMILLION, WIDTH, Chart, Scale, figure
 from edgedeploy.report.entry import Entry, Row

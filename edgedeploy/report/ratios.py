@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgedeploy.bench.quantiles import TooFew
-from edgedeploy.bench.ratio import Ratio
+from edgedeploy.bench.statistics.quantiles import TooFew
+from edgedeploy.bench.statistics.ratio import Ratio
 from edgedeploy.bench.versus import Versus
 from edgedeploy.report.charts import BLUE, GREEN, VERMILLION, WIDTH, Chart, figure
 from edgedeploy.report.svg import INK, MUTED, drawing, inline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedeploy.bench.quantiles import label
+from edgedeploy.bench.statistics.quantiles import label
 from edgedeploy.regress import Change, Regression, percent
 from edgedeploy.report.markdown import escaped
 from edgedeploy.units import show

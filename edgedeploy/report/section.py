@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedeploy.bench.measurement import END_TO_END, PARTS, WAIT, Measurement, Part
 from edgedeploy.bench.outcome import outcome
-from edgedeploy.bench.quantiles import label
+from edgedeploy.bench.statistics.quantiles import label
 from edgedeploy.bench.telemetry import Telemetry
 from edgedeploy.report import cells
 from edgedeploy.report.charts import Chart, course, distribution, quantity

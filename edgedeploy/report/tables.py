@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from edgedeploy.bench.quantiles import TooFew, needed
+from edgedeploy.bench.statistics.quantiles import TooFew, needed
 from edgedeploy.report.entry import Entry, Row, rows
 from edgedeploy.report.svg import clean
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.bench.measurement import END_TO_END, Measurement
-from edgedeploy.bench.quantiles import TooFew, label
-from edgedeploy.bench.ratio import Ratio
+from edgedeploy.bench.statistics.quantiles import TooFew, label
+from edgedeploy.bench.statistics.ratio import Ratio
 from edgedeploy.bench.versus import Versus
 from edgedeploy.records import to_json
 from edgedeploy.units import show

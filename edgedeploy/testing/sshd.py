@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedeploy.bench.address import Address
+from edgedeploy.bench.remote.address import Address
 from edgedeploy.errors import Unavailable
 
 NEEDED = ("sshd", "ssh", "ssh-keygen")

@@ -306,7 +306,7 @@ def test_outputs_that_would_be_overwritten_are_copied() -> None:
 
 INTERRUPTED = """
 import os, signal, threading
-from edgedeploy.bench import transport
+from edgedeploy.bench.remote import transport
 from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.spawn import run_worker
 from edgedeploy.bench.target import Job

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedeploy.bench.measurement import Measurement, Passes
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.telemetry import Telemetry
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.records import canonical

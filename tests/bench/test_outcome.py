@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgedeploy.bench.measurement import Measurement, Passes
 from edgedeploy.bench.outcome import Outcome, early_stopping, early_stopping_needs, outcome
-from edgedeploy.bench.quantiles import TooFew
 from edgedeploy.bench.scenario import Scenario
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.telemetry import Telemetry
 from edgedeploy.records import canonical, from_json
 from edgedeploy.testing import fake_measurement, fake_process

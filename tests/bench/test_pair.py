@@ -15,10 +15,10 @@ import pytest
 from edgedeploy.bench import versus as versus_module
 from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.pair import Pair, joined
-from edgedeploy.bench.ratio import Ratio
 from edgedeploy.bench.run import BenchOptions, Progress, Where
 from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.spawn import Call
+from edgedeploy.bench.statistics.ratio import Ratio
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.versus import Contestant, Versus, versus
 from edgedeploy.bench.worker import Answer
@@ -192,7 +192,7 @@ def test_what_turns_cannot_give(changed: dict[str, Any], told: str) -> None:
 
 def test_where_it_was_measured_is_kept(compared: Any) -> None:
     from edgedeploy.bench.measurement import Place
-    from edgedeploy.bench.transport import Local
+    from edgedeploy.bench.remote.transport import Local
 
     made = compared(taking(1.0), taking(1.0), None, Where(Local(), Place("jetson", "ssh://x", "bench")))
     assert made.first.place == made.second.place == Place("jetson", "ssh://x", "bench")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from edgedeploy.bench import spawn
+from edgedeploy.bench.remote.transport import Broken, Local
 from edgedeploy.bench.spawn import run_worker
 from edgedeploy.bench.target import Job
-from edgedeploy.bench.transport import Broken, Local
 from edgedeploy.errors import EdgeDeployError, Incompatible, RunFailed, Unavailable, UsageError
 from edgedeploy.records import to_json
 

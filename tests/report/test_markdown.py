@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgedeploy.bench.quantiles import TooFew
+from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.predict.observation import Setting
 from edgedeploy.predict.prediction import Prediction
 from edgedeploy.report.entry import Entry, rows

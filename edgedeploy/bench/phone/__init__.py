@@ -1,0 +1,1 @@
+"""Phones, where no Python runs: adb, native runners, and records of what they tell."""

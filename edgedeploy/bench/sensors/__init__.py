@@ -1,0 +1,1 @@
+"""What is read around a run: clocks, heat, power, memory. Runs beside the worker, with the standard library alone."""

@@ -1,0 +1,1 @@
+"""What samples say, and how surely: percentiles, intervals, what a series does over time, ratios of two. Numpy only."""
