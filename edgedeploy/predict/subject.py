@@ -26,14 +26,14 @@ class Subject:
 
         Raises:
             UsageError, Untrusted, Incompatible: see `open_artifact` and `graph_cost`.
-            Unavailable: the bundle has no ONNX graph to count.
+            Unavailable: the bundle holds neither an ONNX graph nor one of OpenVINO.
         """
         if path.suffix.lower() == ".onnx":
             return cls(path.stem, "onnxruntime", "fp32", graph_cost(path))
         artifact = open_artifact(path)
         exporter = artifact.manifest.exporter
         file = artifact.files["main"]
-        if file.suffix.lower() != ".onnx":
+        if file.suffix.lower() not in (".onnx", ".xml"):
             raise Unavailable(
                 f"{path} holds a {file.suffix or 'package'} of {exporter.runtime}, in which nothing can be counted. "
                 "Predict the same model exported for ONNX Runtime, or give the .onnx."

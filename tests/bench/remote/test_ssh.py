@@ -347,7 +347,10 @@ def test_the_end_of_this_process_ends_what_runs_there(device: Sshd, stuck: Job) 
     assert process.stdout is not None
     while b"reading the bundle" not in process.stdout.readline():
         assert process.poll() is None
-    time.sleep(0.5)
+    for _ in range(100):
+        if any("time.sleep(1000)" in command for command in marked(str(device.root))):
+            break
+        time.sleep(0.1)
     assert any("time.sleep(1000)" in command for command in marked(str(device.root)))
     process.kill()
     process.wait()
