@@ -1,7 +1,8 @@
-"""A quick probe of what this machine can do at most with some number of threads, in a process of its own.
+"""A quick probe of what a machine can do at most with some number of threads: a worker that runs there.
 
-The threads of numpy's BLAS are settled when it is loaded, so that another number takes another process:
-``python -m edgedeploy.bench.peaks THREADS SECONDS`` prints the device as one line of JSON.
+``python -m edgedeploy.bench.peaks`` is a worker as `edgedeploy.bench.worker` is one, and answers with the device. The
+threads of numpy's BLAS are settled when it is loaded, so that it measures in another process, which is the same module
+with THREADS and SECONDS behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 from edgedeploy import errors
+from edgedeploy.bench.target import Job
+from edgedeploy.bench.worker import Tell, serve
 from edgedeploy.device import Device, this_machine
 from edgedeploy.errors import RunFailed
 from edgedeploy.parts import Peaks
@@ -68,5 +71,12 @@ def _here(threads: int, seconds: float) -> Device:
     )
 
 
+def _answer(job: Job, tell: Tell) -> Device:
+    tell("phase", {"phase": "measuring the peaks of this machine"})
+    return measure(job.threads or usable(), job.duration)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(serve(_answer))
     print(json.dumps(to_json(_here(int(sys.argv[1]), float(sys.argv[2])))))

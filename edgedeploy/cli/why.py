@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgedeploy.cli.place import found_at
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_table, progress, writable
+from edgedeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from edgedeploy.device import Device
@@ -24,6 +26,7 @@ def why(
     samples: Annotated[Path | None, typer.Option(help="Image or folder of images; else the bundle's own.")] = None,
     backend: Annotated[str | None, typer.Option(help="Runtime by name; else the bundle's.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="A runtime option, key=value.")] = None,
+    on: Annotated[str | None, typer.Option(help="Profile there: a target's name or ssh://user@host[:port].")] = None,
     top: Annotated[int, typer.Option(min=1, help="Nodes to list.")] = 10,
     plot: Annotated[Path | None, typer.Option(help="Draw the roofline to this .png, .svg or .pdf.")] = None,
     as_json: Json = False,
@@ -32,6 +35,9 @@ def why(
     from edgedeploy.roofline import WhyOptions
     from edgedeploy.roofline import why as explain
 
+    place = found_at(on, device)
+    if place.native:
+        raise UsageError("Phones are not profiled: why needs a device where Python runs, as with --on ssh://.")
     known = _device(device, profile)  # refused before it takes time
     if plot is not None:
         from edgedeploy.report.roofline_plot import check
@@ -45,8 +51,8 @@ def why(
         size=image_size(imgsz),
         samples=None if samples is None else str(samples),
     )
-    with progress() as say:
-        found = explain(str(bundle), options, known, say)
+    with progress() as say, place.where() as where:
+        found = explain(str(bundle), options, known, say, None if on is None else where.way)
     if plot is not None:
         from edgedeploy.report.roofline_plot import draw
 
@@ -67,7 +73,6 @@ def _device(name: str | None, profile: Path | None) -> Device | None:
         UsageError: both were given, or there is no such device.
     """
     from edgedeploy.device import THIS_MACHINE, load
-    from edgedeploy.errors import UsageError
 
     if profile is not None:
         if name not in (None, THIS_MACHINE):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact
-from edgedeploy.bench import peaks
 from edgedeploy.bench.profile import Answer
+from edgedeploy.bench.remote.transport import Local, Transport
 from edgedeploy.bench.spawn import Call, converse
 from edgedeploy.bench.target import Job, Option
 from edgedeploy.cost import GraphCost, graph_cost
@@ -19,6 +19,8 @@ from edgedeploy.errors import EdgeDeployError, UsageError
 from edgedeploy.roofline.causes import Cause, Subject, causes
 from edgedeploy.roofline.join import Roofline, join
 from edgedeploy.roofline.roofs import Roofs
+
+T = TypeVar("T")
 
 #: Seconds that each measurement of the quick probe repeats itself.
 QUICK = 1.0
@@ -66,16 +68,21 @@ class Why:
 
 
 def why(
-    path: str, options: WhyOptions | None = None, device: Device | None = None, say: Callable[[str], None] = print
+    path: str,
+    options: WhyOptions | None = None,
+    device: Device | None = None,
+    say: Callable[[str], None] = print,
+    way: Transport | None = None,
 ) -> Why:
-    """Explain a pass of the bundle at ``path`` on this machine.
+    """Explain a pass of the bundle at ``path``, on this machine or at the end of ``way``.
 
     Args:
         path: the bundle.
         options: how to run it.
-        device: what this machine is, with its peaks. Where ``None``, they are measured, quickly, at the same number of
+        device: what runs it, with its peaks. Where ``None``, they are measured there, quickly, at the same number of
             threads.
         say: told what is going on.
+        way: to another device; this machine where ``None``.
 
     Raises:
         Unavailable: its runtime is not here, or has no profiler.
@@ -84,15 +91,14 @@ def why(
     """
     options = options or WhyOptions()
     artifact = open_artifact(path)
-    if device is not None and platform.machine() not in (device.arch, ""):
+    if way is None and device is not None and platform.machine() not in (device.arch, ""):
         raise UsageError(
             f"{device.name} is {device.arch} and this machine {platform.machine()}: what is timed here says nothing of "
-            "it. Run why there, or leave --device out."
+            "it. Run why there (--on), or leave --device out."
         )
-    answer, _ = converse(
-        Call(_job(path, options), "edgedeploy.bench.profile", Answer), options.silence, lambda phase, _: say(phase)
-    )
-    roofs = _roofs(device, options, answer, say)
+    asked = _Asked(options, say, way or Local())
+    answer = asked.ask(_job(path, asked), "edgedeploy.bench.profile", Answer)
+    roofs = _roofs(device, asked, answer)
     cost, notes = _count(artifact, options, answer)
     roofline = join(cost, answer.profile, roofs, answer.seconds, notes)
     subject = _subject(artifact, options, answer)
@@ -108,30 +114,45 @@ def why(
     )
 
 
-def _job(path: str, options: WhyOptions) -> Job:
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, and where it is answered."""
+
+    options: WhyOptions
+    say: Callable[[str], None]
+    way: Transport
+
+    def ask(self, job: Job, module: str, answer: type[T]) -> T:
+        """What a worker says to ``job``."""
+        return converse(Call(job, module, answer), self.options.silence, lambda phase, _: self.say(phase), self.way)[0]
+
+
+def _job(path: str, asked: _Asked) -> Job:
+    options = asked.options
     return Job(
         loader=options.loader,
-        path=path,
+        path=asked.way.deliver(path),
         backend=options.backend,
         options=options.options or {},
         threads=options.threads,
         graph=options.graph,
         batch=options.batch,
         size=options.size,
-        samples=options.samples,
+        samples=None if options.samples is None else asked.way.deliver(options.samples),
     )
 
 
-def _roofs(device: Device | None, options: WhyOptions, answer: Answer, say: Callable[[str], None]) -> Roofs:
+def _roofs(device: Device | None, asked: _Asked, answer: Answer) -> Roofs:
     said = answer.facts.get("threads")
-    threads = options.threads or (said if isinstance(said, int) else peaks.usable())
+    threads = asked.options.threads or (said if isinstance(said, int) else None)
     if device is None:
-        say("measuring the peaks of this machine")
+        measured = asked.ask(Job("", "", threads=threads, duration=QUICK), "edgedeploy.bench.peaks", Device)
+        threads = threads or (measured.cpu.usable.value if measured.cpu.usable else None) or 1
         on = f"{threads} thread{'s' if threads > 1 else ''}"
         note = f"Peaks were measured just now, {QUICK:g} s each, with {on}, as the graph ran."
-        measured = peaks.measure(threads, QUICK)
         return Roofs.of(measured, _unit(None, answer), (note, *measured.notes))
     cores = device.cpu.usable.value if device.cpu.usable else device.cpu.cores
+    threads = threads or cores
     unit = _unit(device, answer)
     if unit == "cpu" and cores is not None and cores != threads:
         note = f"Peaks are those of all {cores} cores of {device.name}; the graph ran with {threads} threads."
