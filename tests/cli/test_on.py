@@ -67,3 +67,19 @@ def test_a_phone_needs_a_profile_and_is_not_profiled(cli: Any, demo: Any) -> Non
 
 def test_a_target_that_nobody_added(cli: Any, demo: Any) -> None:
     cli("bench", demo.fp32, *QUICK, "--on", "nowhere").refused(2, "nowhere", "devices add")
+
+
+def test_a_plan_measures_there(cli: Any, demo: Any, board: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'[models.aerial]\ncheckpoint = "{demo.checkpoint}"\n[devices.board]\nthreads = 1\non = "{board}"\n'
+        '[scenarios.quick]\nscenario = "single-stream"\nduration = "0.5s"\nprocesses = 1\n'
+        '[matrix]\nprecisions = ["fp32"]\nbackends = ["onnxruntime"]\n',
+        "utf-8",
+    )
+    first = cli("run", plan, "-o", tmp_path / "out", "--json")
+    assert first.status == 0, first.err
+    (row,) = first.json["rows"]
+    assert row["state"] == "done", row
+    again = cli("run", plan, "-o", tmp_path / "out", "--json")
+    assert [row["state"] for row in again.json["rows"]] == ["reused"]
