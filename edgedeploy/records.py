@@ -72,6 +72,8 @@ def read_json(path: Path, limit: int = 64 << 20) -> object:
         return json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON ({error}).") from error
 

@@ -6,7 +6,8 @@ taken under the same conditions.
 
 With three processes or more on either side, the percentile of each process is one observation, and its logarithm is
 compared by Welch's t-test (B. L. Welch, "The generalization of Student's problem when several different population
-variances are involved", Biometrika 34, 1947): whatever varies between processes, known or not, is in it. With fewer,
+variances are involved", Biometrika 34, 1947): whatever varies between processes, known or not, is in it. What varies
+from run to run is in it only where a side has several runs; the margin has to allow for the rest. With fewer processes,
 `edgedeploy.bench.statistics.ratio.compare_groups` has to make do with what varies inside of them.
 """
 

@@ -62,11 +62,15 @@ def saved() -> dict[str, Target]:
     """All targets by name, sorted.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file is damaged, or cannot be read.
     """
-    if not path().exists():
-        return {}
-    file = from_json(_File, read_json(path()), str(path()))
+    try:
+        if not path().exists():
+            return {}
+        plain = read_json(path())
+    except OSError as error:
+        raise UsageError(f"{path()} cannot be read: {error.strerror}.") from error
+    file = from_json(_File, plain, str(path()))
     if file.schema != SCHEMA:
         raise UsageError(f"{path()} has schema {file.schema}; this edgedeploy reads {SCHEMA}. Add the targets again.")
     return {name: Target(name, entry.profile, entry.on) for name, entry in sorted(file.targets.items())}

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.outcome import outcome
+from edgedeploy.bench.outcome import SHORTEST, STRETCHES, outcome
 from edgedeploy.bench.scenario import TIMED
 from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.device import THIS_MACHINE, Device, unmet
@@ -99,13 +99,17 @@ def _fps(measurement: Measurement, limit: float) -> tuple[Outcome, str]:
     name = measurement.conditions.scenario.name
     if name in TIMED:
         raise UsageError(f"Under '{name}' the rate is given and not found: give a latency as the budget instead.")
+    budget = f"the budget of {limit:g} frames per second"
     if name == "offline":
         found = outcome(measurement).throughput
-        rates = (found.low or 0.0, found.high or math.inf)
-        text = f"Offline throughput is {found.value:.4g} samples per second ({rates[0]:.4g} to {rates[1]:.4g})"
-        return _against(rates, limit, text, f"the budget of {limit:g} frames per second", wanted_above=True)
+        if found.value is None or found.low is None or found.high is None:
+            return "not enough data", (
+                f"The throughput cannot be judged against {budget}: it needs {STRETCHES * SHORTEST} passes, spread "
+                f"over the processes, and there are {measurement.count}."
+            )
+        text = f"Offline throughput is {found.value:.4g} samples per second ({found.low:.4g} to {found.high:.4g})"
+        return _against((found.low, found.high), limit, text, budget, wanted_above=True)
     means = _block_means(measurement)
-    budget = f"the budget of {limit:g} frames per second"
     if means is None:
         return "not enough data", (
             f"The frame rate cannot be judged against {budget}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -106,6 +107,8 @@ def test_an_absent_history_is_empty_and_stays_absent(history: History) -> None:
     assert history.baselines() == {}
     with pytest.raises(UsageError, match="has no measurement 1"):
         history.load(1)
+    with pytest.raises(UsageError, match="has no measurement 1"):
+        history.load(10**20)
     assert not history.path.parent.exists()
 
 
@@ -237,6 +240,15 @@ def test_lines_replace_a_file_whole_or_not_at_all(history: History, tmp_path: Pa
     assert [m.conditions.name for m in read_lines(tmp_path / "some.jsonl")] == ["before"]
     with pytest.raises(UsageError, match="cannot be written"):
         history.export([number], tmp_path / "nowhere" / "some.jsonl")
+
+
+def test_a_link_that_others_have_put_there_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("untouched")
+    (tmp_path / f".some.jsonl.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
+    with pytest.raises(UsageError, match="cannot be written: File exists"):
+        write_lines([run()], tmp_path / "some.jsonl")
+    assert (tmp_path / "mine").read_text() == "untouched"
+    write_lines([run()], tmp_path / "some.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_axes_left_out_are_all_there_is(place: Path) -> None:
         ({"models": {}}, "[models] is empty"),
         ({"models": {"a/b": MODEL}}, "'a/b' becomes a folder's name"),
         ({"models": {"..": MODEL}}, "'..' becomes a folder's name"),
+        ({"matrix": {"backends": ["../../x"]}}, "'../../x' is the name of no backend"),
+        ({"matrix": {"include": [{"backend": "a/b"}]}}, "'a/b' is the name of no backend"),
         ({"devices": {}}, "[devices] is empty"),
         ({"matrix": {"devices": ["this-machin"]}}, "matrix: devices: there is no 'this-machin'. Did you mean"),
         ({"matrix": {"precisions": ["int7"]}}, "matrix: precisions: there is no 'int7'. Did you mean 'int8'?"),
@@ -211,6 +213,12 @@ def test_a_target_that_nobody_added_is_told_before_any_work(place: Path) -> None
 def test_a_factory_is_no_path(place: Path) -> None:
     assert make(place).path("package.module:function") == "package.module:function"
     assert make(place).path("net.pt") == str(place / "net.pt")
+
+
+def test_a_path_is_no_option_of_a_command(place: Path) -> None:
+    beside = dataclasses.replace(make(place), base=Path())  # as in `edgedeploy run plan.toml`
+    assert beside.path("--output=elsewhere") == "./--output=elsewhere"
+    assert beside.path("net.pt") == "net.pt"
 
 
 # --- working it off ---------------------------------------------------------------------------------------------------

@@ -67,6 +67,12 @@ def test_a_damaged_file_is_named(config: Path, text: str) -> None:
         targets.saved()
 
 
+def test_a_file_that_cannot_be_read(config: Path) -> None:
+    (config / "targets.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"targets\.json cannot be read: Is a directory"):
+        targets.saved()
+
+
 def test_a_file_that_cannot_be_written(config: Path) -> None:
     config.parent.mkdir(parents=True)
     config.write_text("no folder")

@@ -125,6 +125,13 @@ def test_a_frame_rate_is_no_budget_where_the_clock_gives_it() -> None:
         judge(paced, Budget(fps=30))
 
 
+def test_a_few_offline_passes_are_no_throughput_to_be_judged() -> None:
+    few = fake_measurement(fake_process([20 * MS] * 20), scenario=Scenario("offline"))
+    outcome, reason = only(few, Budget(fps=1))
+    assert outcome == "not enough data"
+    assert "it needs 30 passes, spread over the processes, and there are 20" in reason
+
+
 def test_offline_is_judged_by_what_goes_through() -> None:
     """200 samples of 20 ms that overlapped: 100 per second, and not the 50 of one stream."""
     process = fake_process([20 * MS] * 200)

@@ -28,6 +28,8 @@ SCHEMA = 2
 Part = Literal["wait", "prepare", "compute", "finish", "end-to-end"]
 PARTS: tuple[Part, ...] = ("prepare", "compute", "finish")
 WAIT: Part = "wait"
+#: Nanoseconds that no pass takes.
+LONGEST = 365 * 86400 * 10**9
 END_TO_END: Part = "end-to-end"
 
 
@@ -55,6 +57,9 @@ class Passes:
         lengths |= {len(column) for column in (self.wait, self.began) if column}
         if len(lengths) != 1:
             raise UsageError("The columns of these passes have different lengths; the record is damaged.")
+        columns = [c for c in (self.prepare, self.compute, self.finish, self.wait, self.began) if c]
+        if any(min(column) < 0 or max(column) >= LONGEST for column in columns):
+            raise UsageError("A pass took less than nothing or more than a year; the record is damaged.")
 
     def __len__(self) -> int:
         return len(self.compute)
@@ -117,6 +122,7 @@ class Conditions:
         duration: seconds of sampling that were asked for, over all processes.
         scenario: how queries arrived.
         mean_of: passes that each sample is the mean of: 1, but for runners that tell no single times.
+        in_turn: whether another artifact was run between the passes, as in an A/B run.
     """
 
     name: str
@@ -134,6 +140,7 @@ class Conditions:
     duration: float
     scenario: Scenario = SINGLE_STREAM
     mean_of: int = 1
+    in_turn: bool = False
 
     @property
     def samples_per_pass(self) -> int:
@@ -144,7 +151,7 @@ class Conditions:
         """What must agree before two latencies may be subtracted: all but which model it was, and for how long."""
         keys = ("backend", "options", "threads", "graph", "batch", "inputs", "sample_shape", "includes")
         found: dict[str, object] = {key: getattr(self, key) for key in keys}
-        return found | {"scenario": to_json(self.scenario), "mean_of": self.mean_of}
+        return found | {"scenario": to_json(self.scenario), "mean_of": self.mean_of, "in_turn": self.in_turn}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedeploy.bench.endurance import Endurance, endurance
-from edgedeploy.bench.measurement import Measurement, Process
+from edgedeploy.bench.measurement import Measurement, Passes, Process
 from edgedeploy.bench.sampling import LIMIT
 from edgedeploy.bench.scenario import MULTI_STREAM_SAMPLES, TIMED, Name
 from edgedeploy.bench.schedule import Schedule, notes, own_seconds, schedule
@@ -29,8 +29,9 @@ Times = npt.NDArray[np.float64]
 MLPERF_DURATION, MLPERF_SAMPLES = 600.0, 24_576
 #: The percentile that MLPerf reports of a scenario.
 MLPERF_PERCENTILE: dict[Name, float] = {"single-stream": 0.9, "multi-stream": 0.99, "server": 0.99}
-#: Stretches of consecutive passes whose rates give the interval of a throughput, and passes of one at least: six
-#: independent values have the median of what they are drawn from between them with 1 - 2 * 0.5**6 = 97 %.
+#: Stretches of consecutive passes, over all processes, whose rates give the interval of a throughput (more where there
+#: are more processes), and passes of one at least: six independent values have the median of what they are drawn from
+#: between them with 1 - 2 * 0.5**6 = 97 %.
 STRETCHES, SHORTEST = 6, 5
 
 
@@ -156,26 +157,38 @@ def _throughput(measurement: Measurement) -> Metric:
         measurement.conditions.scenario.name, "one stream back to back"
     )
     back_to_back = name == "one stream back to back"
-    wall = sum(process.telemetry.wall for process in measurement.processes)
-    if measurement.conditions.scenario.name == "paced":  # the last query has its period, too
-        wall = max(wall, measurement.count / (measurement.conditions.scenario.rate or 1.0))
-    value = 1 / measurement.mean() if back_to_back else measurement.count / max(1e-9, wall)
-    rates = [value, *(rate for process in measurement.processes for rate in _rates(process, back_to_back))]
+    walls = [_wall(measurement, process) for process in measurement.processes]
+    value = 1 / measurement.mean() if back_to_back else measurement.count / max(1e-9, sum(walls))
+    stretches = math.ceil(STRETCHES / len(walls))  # more processes are to make the interval no wider
+    rates: list[float] = []
+    for process, wall in zip(measurement.processes, walls, strict=True):
+        rates += _rates(process.samples, stretches, None if back_to_back else wall)
     samples = measurement.conditions.samples_per_pass
-    return Metric(name, samples * value, "1/s", samples * min(rates), samples * max(rates))
+    if len(rates) < STRETCHES:
+        return Metric(name, samples * value, "1/s")
+    return Metric(name, samples * value, "1/s", samples * min(value, *rates), samples * max(value, *rates))
 
 
-def _rates(process: Process, back_to_back: bool) -> list[float]:
-    """Passes per second of stretches of consecutive passes; none where there are too few."""
-    passes = process.samples
-    if len(passes) < STRETCHES * SHORTEST:
+def _wall(measurement: Measurement, process: Process) -> float:
+    """Seconds that the passes of ``process`` took in all; of ``paced``, the last query has its period, too."""
+    scenario, wall = measurement.conditions.scenario, process.telemetry.wall
+    return max(wall, len(process.samples) / (scenario.rate or 1.0)) if scenario.name == "paced" else wall
+
+
+def _rates(passes: Passes, stretches: int, wall: float | None) -> list[float]:
+    """Passes per second of stretches of consecutive passes; none where there are too few.
+
+    Over the time from the begin of one stretch to that of the next, the last of which ends at ``wall``; of passes back
+    to back (``None``), over what they took.
+    """
+    if len(passes) < stretches * SHORTEST:
         return []
-    blocks = np.array_split(np.arange(len(passes)), STRETCHES)
-    if back_to_back:
+    blocks = np.array_split(np.arange(len(passes)), stretches)
+    if wall is None:
         seconds = passes.seconds()
         return [len(block) / max(1e-9, float(seconds[block].sum())) for block in blocks]
     began = passes.times()
-    ends = [*(began[block[0]] for block in blocks[1:]), process.telemetry.wall]
+    ends = [*(began[block[0]] for block in blocks[1:]), wall]
     spans = [float(end - began[block[0]]) for block, end in zip(blocks, ends, strict=True)]
     return [len(block) / max(1e-9, span) for block, span in zip(blocks, spans, strict=True)]
 

@@ -10,14 +10,15 @@ from edgedeploy.bench.statistics.series import Bursts, Drift, Modes, bursts, dri
 from edgedeploy.bench.statistics.uncertainty import Times
 from edgedeploy.units import show
 
-#: A drift is told from this share of the median on, where chance shows one like it in less than this share of runs.
+#: A drift is told from this share of the median on; it and likeness, where chance shows the like in less than this
+#: share of runs.
 DRIFT, CHANCE = 0.03, 1e-3
 #: Passes far above the rest rule the mean where there are so many, and they took this share of the time.
 SEVERAL, RULING = 5, 0.10
-#: The speeds follow the samples where this share of the passes over each has one and the same.
-FOLLOWS = 0.9
+#: The speeds follow the samples where which one it was explains this share of the variance of being slow.
+FOLLOWS = 0.8
 #: The fewest samples whose likeness to one another is told.
-MANY = 100
+MANY = 30
 #: Processes of which something is told one by one.
 SINGLY = 3
 
@@ -48,7 +49,8 @@ def _of_process(measurement: Measurement, process: Process, which: str) -> list[
     if trend is not None and abs(trend.rise) >= DRIFT and trend.p * len(measurement.processes) < CHANCE:
         return [_drifted(trend, float(np.median(values)), which)]
     alike = likeness(values)
-    if alike.count < MANY or alike.effective >= needed(0.9):
+    by_chance = alike.p * len(measurement.processes) >= CHANCE
+    if alike.count < MANY or alike.effective >= needed(0.9) or by_chance:
         return []
     return [
         f"{which}: consecutive passes are alike for about {alike.time:.0f}, so that its {alike.count} samples tell as "
@@ -103,7 +105,7 @@ def _follows(found: Modes, samples: int) -> bool:
         return False
     slow = np.asarray(found.slow, np.float64)
     shares = np.array([slow[start::samples].mean() for start in range(samples)])
-    return bool(np.all(np.maximum(shares, 1 - shares) >= FOLLOWS))
+    return bool(np.var(np.resize(shares, len(slow))) >= FOLLOWS * np.var(slow))
 
 
 def _service(process: Process) -> Times:

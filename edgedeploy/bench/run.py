@@ -129,11 +129,13 @@ def bench(
             if progress is not None:
                 progress(Progress(number, max(number, options.processes), phase, share))
 
-        answers.append(run_worker(job, options.silence, follow, where.way))
+        own = replace(job, scenario=job.scenario.of_process(number - 1))
+        answers.append(run_worker(own, options.silence, follow, where.way))
         stop = decide([answer.process for answer in answers], options.goal, time.monotonic() - began)
     if stop.reached is not None:
         answers[-1] = _with_reading(answers[-1], stop.reading())
-    return replace(assemble(answers, created, options.duration), place=where.place)
+    asked = options.duration * len(answers) / options.processes  # each had its part, and there may be more of them
+    return replace(assemble(answers, created, asked), place=where.place)
 
 
 def job_of(path: str | Path, options: BenchOptions, way: Transport) -> Job:
@@ -169,8 +171,9 @@ def assemble(answers: list[Answer], created: str, duration: float) -> Measuremen
         RunFailed: they did not measure the same thing.
     """
     conditions = replace(answers[0].conditions, duration=duration)
-    for answer in answers:
-        if replace(answer.conditions, duration=duration) != conditions:
+    for number, answer in enumerate(answers):
+        expected = replace(conditions, scenario=conditions.scenario.of_process(number))
+        if replace(answer.conditions, duration=duration) != expected:
             raise RunFailed(f"{conditions.name} was changed while it was measured. Measure it again, undisturbed.")
     before = answers[0].before
     seen = [environment for answer in answers for environment in (answer.before, answer.after)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgedeploy.errors import UsageError, did_you_mean
@@ -39,7 +39,7 @@ class Scenario:
         deadline: seconds after a query is due in which it has to be answered, of ``server`` and ``paced``; the period
             where ``None`` and paced.
         samples_per_query: of ``multi-stream``; one else.
-        seed: of the arrivals of ``server``.
+        seed: of the arrivals of ``server``, of the first process; see `of_process`.
         engine: what issues the queries: ours, or MLPerf's LoadGen (single-stream and offline).
     """
 
@@ -78,6 +78,13 @@ class Scenario:
     def limit(self) -> float | None:
         """Seconds after it is due in which a query has to be answered, where there is such a limit."""
         return 1 / self.rate if self.name == "paced" and self.rate and self.deadline is None else self.deadline
+
+    def of_process(self, number: int) -> Scenario:
+        """As process ``number`` (from 0) has it: queries of ``server`` that arrive at the same times tell the same."""
+        if self.name != "server" or number == 0:
+            return self
+        # different integers may give the same draws; a text is hashed first
+        return replace(self, seed=random.Random(f"{self.seed} {number}").getrandbits(32))
 
     def due(self) -> Iterator[int]:
         """When the queries of `server` and `paced` are due, without end: nanoseconds from the begin of a run.

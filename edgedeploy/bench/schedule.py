@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 import numpy as np
-import numpy.typing as npt
 
 from edgedeploy.bench.measurement import WAIT, Measurement, Passes
 from edgedeploy.bench.sampling import LIMIT
+from edgedeploy.bench.scenario import Scenario
+from edgedeploy.bench.statistics.uncertainty import Times, effective_share
 from edgedeploy.units import show
-
-Times = npt.NDArray[np.float64]
 
 #: A pass takes another time at a pace than back to back where the medians differ by more than this share.
 APART = 0.1
@@ -30,7 +29,8 @@ class Schedule:
         late: answered, but after the deadline.
         unanswered: due before the run ended, and not begun.
         misses: share of the queries that were late or unanswered; ``None`` without a deadline.
-        misses_interval: two shares that have the true one between them with 95 % confidence.
+        misses_interval: two shares that have the true one between them with 95 % confidence; misses that follow one
+            another count for less than as many apart.
         real_time_factor: time that the answers took over the time that the queries span. Above 1 they cannot keep up.
         growth: seconds that the queue grew by each second; 0 where it keeps up.
         behind: wait of the last query that was begun.
@@ -61,19 +61,23 @@ def schedule(measurement: Measurement) -> Schedule:
     samples = [process.samples for process in measurement.processes]
     own = np.concatenate([own_seconds(passes) for passes in samples])
     duration = measurement.conditions.duration / len(samples)
-    unanswered = sum(_unanswered(measurement, passes, duration) for passes in samples)
-    late = 0 if scenario.limit is None else int((measurement.seconds() > scenario.limit).sum())
-    queries = len(own) + unanswered
+    limit = math.inf if scenario.limit is None else scenario.limit
+    late = [passes.seconds() > limit for passes in samples]
+    unanswered = [_unanswered(scenario.of_process(i), passes, duration) for i, passes in enumerate(samples)]
+    missed = [
+        np.pad(one.astype(np.float64), (0, n), constant_values=1.0) for one, n in zip(late, unanswered, strict=True)
+    ]
+    queries, misses = sum(map(len, missed)), int(np.concatenate(missed).sum())
+    alike = effective_share(missed)  # one that is late makes those behind it late
     factor = scenario.rate * float(own.mean())
     wake_ups = np.concatenate([_wake_ups(passes) for passes in samples])
     warm = [own_seconds(process.warmup)[-max(1, len(process.warmup) // 3) :] for process in measurement.processes]
-    misses = late + unanswered
     return Schedule(
         queries=queries,
-        late=late,
-        unanswered=unanswered,
+        late=int(np.concatenate(late).sum()),
+        unanswered=sum(unanswered),
         misses=None if scenario.limit is None else misses / queries,
-        misses_interval=None if scenario.limit is None else share_interval(misses, queries),
+        misses_interval=None if scenario.limit is None else share_interval(misses / queries * alike, alike),
         real_time_factor=factor,
         growth=float(np.median([_growth(passes) for passes in samples])) if factor > 1 else 0.0,
         behind=float(np.median([passes.seconds(WAIT)[-1] for passes in samples])) if samples[0].wait else 0.0,
@@ -84,10 +88,10 @@ def schedule(measurement: Measurement) -> Schedule:
     )
 
 
-def _unanswered(measurement: Measurement, passes: Passes, duration: float) -> int:
+def _unanswered(scenario: Scenario, passes: Passes, duration: float) -> int:
     """Queries that were due before the last answer came, and within the duration, and are not among ``passes``."""
     end = min(duration, float((passes.times() + own_seconds(passes))[-1]))
-    due = islice(measurement.conditions.scenario.due(), len(passes), None)
+    due = islice(scenario.due(), len(passes), None)
     return 0 if len(passes) >= LIMIT else sum(1 for _ in takewhile(lambda at: at < end * 1e9, due))
 
 
@@ -137,7 +141,7 @@ def own_seconds(passes: Passes) -> Times:
     return passes.seconds() - passes.seconds(WAIT) if passes.wait else passes.seconds()
 
 
-def share_interval(part: int, whole: int) -> tuple[float, float]:
+def share_interval(part: float, whole: float) -> tuple[float, float]:
     """95 % interval of a share (E. B. Wilson, "Probable inference, the law of succession", 1927)."""
     z = 1.959964
     share, spread = part / whole, z * z / whole

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edgedeploy import errors
 from edgedeploy.bench.remote.there import oom_kills as out_of_memory_kills
-from edgedeploy.bench.remote.transport import Broken, Local, Transport
+from edgedeploy.bench.remote.transport import Broken, Local, Transport, kind_of
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer
-from edgedeploy.errors import EdgeDeployError, RunFailed
-from edgedeploy.records import from_json, to_json
+from edgedeploy.errors import EdgeDeployError, RunFailed, UsageError
+from edgedeploy.records import canonical, from_json, to_json
 
 #: Bytes of a worker's standard error that are kept, and lines of it that are told.
 TAIL, LAST_LINES = 16384, 8
@@ -173,7 +172,7 @@ def _events(child: _Child, chunk: bytes) -> list[dict[str, Any]]:
     for line in lines:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
         if isinstance(event, dict) and "event" in event:
             found.append(event)
@@ -183,29 +182,41 @@ def _events(child: _Child, chunk: bytes) -> list[dict[str, Any]]:
 
 
 def _handle(child: _Child, event: dict[str, Any], call: Call[T], follow: Follow) -> T | None:
-    """Act on one event; the answer where it is that."""
+    """Act on one event; the answer where it is that. What a device says may be of any type."""
     if event["event"] == "phase":
         child.phase = str(event.get("phase"))
         if child.ready is None:
             child.ready = time.perf_counter()
         follow(child.phase, None)
     elif event["event"] == "start":
-        child.start = float(event.get("seconds") or 0.0) or None
-    elif event["event"] == "end":
+        child.start = _between(event.get("seconds"), 1e6)
+    elif event["event"] == "end" and isinstance(event.get("status"), int):
         child.end = event
     elif event["event"] == "progress":
-        follow(child.phase, event.get("share"))
+        follow(child.phase, _between(event.get("share"), 1.0))
     elif event["event"] == "error":
         raise _error(event, call.job)
     elif event["event"] == "result":
-        return from_json(call.answer, event.get("answer"), "the worker's answer")
+        return _answer(event.get("answer"), call)
     return None
 
 
+def _between(value: object, most: float) -> float | None:
+    """``value``, where it is a number from 0 to ``most``."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value <= most else None
+
+
+def _answer(plain: object, call: Call[T]) -> T:
+    """The answer, where it is one, and has nothing in it that no record can hold: infinities, half a character."""
+    try:
+        canonical(plain)
+        return from_json(call.answer, plain, "its answer")
+    except (ValueError, RecursionError, UsageError) as error:
+        raise RunFailed(f"What the worker measuring {_subject(call.job)} said cannot be read: {error}") from error
+
+
 def _error(event: dict[str, Any], job: Job) -> EdgeDeployError:
-    kind, message = getattr(errors, str(event.get("kind")), RunFailed), str(event.get("message"))
-    if not (isinstance(kind, type) and issubclass(kind, EdgeDeployError)):
-        kind = RunFailed
+    kind, message = kind_of(event.get("kind")), str(event.get("message"))
     return kind(f"{_subject(job)}: {message}" if kind is RunFailed else message)
 
 

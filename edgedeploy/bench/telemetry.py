@@ -8,6 +8,7 @@ system does not tell is ``None``, never zero.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from edgedeploy.errors import UsageError
 
 Clock = Callable[[], int]
 
@@ -57,6 +60,10 @@ class Series:
     times: tuple[float, ...]
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.times) != len(self.values):
+            raise UsageError(f"The series '{self.name}' has more times than values, or fewer; the record is damaged.")
+
 
 @dataclass(frozen=True)
 class Telemetry:
@@ -87,6 +94,12 @@ class Telemetry:
     pressure: float | None = None
     readings: tuple[Reading, ...] = ()
     series: tuple[Series, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no machine can have told, before it is computed with."""
+        sizes = [size for size in (self.memory_before, self.memory_peak) if size is not None]
+        if not (math.isfinite(self.wall) and self.wall > 0) or any(not 0 <= size < 1 << 62 for size in sizes):
+            raise UsageError("Sampling that lasted no time, or memory of no possible size; the record is damaged.")
 
     @property
     def model_memory(self) -> int | None:

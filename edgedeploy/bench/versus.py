@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedeploy.bench.doubts import circumstances
 from edgedeploy.bench.environment import changes
-from edgedeploy.bench.measurement import END_TO_END, PARTS, Measurement, Part
+from edgedeploy.bench.measurement import END_TO_END, PARTS, Measurement, Part, Place
 from edgedeploy.bench.pair import MODULE, Pair, joined
 from edgedeploy.bench.remote.transport import Broken, Local
 from edgedeploy.bench.run import BenchOptions, Progress, Where, assemble, job_of
@@ -152,12 +152,16 @@ def versus(
             found = replace(found, first=found.second, second=found.first, blocks=found.blocks[::-1])
         pairs.append(found)
     sides = ([pair.first for pair in pairs], [pair.second for pair in pairs])
-    a, b = (replace(assemble(side, created, options.duration), place=where.place) for side in sides)
+    a, b = (_in_turn(assemble(side, created, options.duration), where.place) for side in sides)
     return Versus(a, b, tuple(pair.blocks for pair in pairs))
 
 
 def _but(facts: Any, key: str) -> dict[str, object]:
     return {name: value for name, value in facts.items() if name != key}
+
+
+def _in_turn(measurement: Measurement, place: Place) -> Measurement:
+    return replace(measurement, place=place, conditions=replace(measurement.conditions, in_turn=True))
 
 
 def _job(one: str | Path | Contestant, options: BenchOptions, where: Where) -> Job:

@@ -23,6 +23,7 @@ from edgedeploy.cli import (
     verify,
     why,
 )
+from edgedeploy.cli.terminal import plain
 from edgedeploy.errors import EdgeDeployError
 
 #: Exit status after Ctrl-C, as shells have it.
@@ -72,7 +73,7 @@ def main() -> None:
     try:
         app()
     except EdgeDeployError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {plain(str(error))}", err=True)
         sys.exit(error.exit_status)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer has made this of the interrupt already

@@ -115,11 +115,11 @@ def bench(
     profile = None if device is None else load(device)  # refused before it takes time
     place = found_at(on, device)
     if against is not None:
-        from edgedeploy.cli.versus import run_versus
+        from edgedeploy.cli.versus import Asked, run_versus
 
         if budget is not None or place.native:
             raise UsageError("Two bundles are compared with each other and not with a budget, where Python runs.")
-        run_versus(bundle, against, options, place, as_json)
+        run_versus(Asked(bundle, against, history, as_json), options, place)
         return
     measurement = _measured(bundle, options, place, runner, parse(cool_down, "s"))
     kept = _kept(measurement, bundle, history)
@@ -131,6 +131,8 @@ def bench(
 
         document = {"summary": summary(measurement), "doubts": kept.doubts, "verdicts": verdicts}
         print_json({**document, "measurement": measurement, "history": {"path": kept.path, "id": kept.id}})
+        if kept.trouble is not None:
+            typer.echo(kept.trouble, err=True)
     else:
         _print(measurement, kept, verdicts, telemetry)
     if any(verdict.outcome != "pass" for verdict in verdicts):

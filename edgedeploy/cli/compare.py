@@ -64,8 +64,8 @@ def compare(
         print_json({"comparison": compared.comparison, "pictures": drawn})
     else:
         _print(compared, drawn)
-        if trouble is not None:
-            typer.echo(trouble)
+    if trouble is not None:
+        typer.echo(trouble, err=as_json)
     if margin is not None and compared.comparison.equivalence.outcome != "pass":
         raise typer.Exit(4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,10 +39,9 @@ class Found:
         from edgedeploy.bench.run import Where
 
         way = way_to(self.on)
+        reached = re.sub("//[^@]*@", "//", way.on)  # who logs in is nobody's business
         try:
-            yield Where(
-                way, Place(self.profile or Place().device if self.on == LOCAL else self._device(), way.on, self.target)
-            )
+            yield Where(way, Place(self._device(), reached, self.target))
         finally:
             way.close()
 
@@ -91,8 +91,10 @@ class Found:
         return replace(found, place=replace(found.place, target=self.target))
 
     def _device(self) -> str:
-        """What the device is called where it has no profile: its target's name, or the way to it."""
-        return self.profile or self.target or self.on
+        """What the device is called: its profile; where it has none, its target's name, or the way to it."""
+        from edgedeploy.device import THIS_MACHINE
+
+        return THIS_MACHINE if self.on == LOCAL else self.profile or self.target or self.on
 
 
 def found_at(on: str | None, device: str | None) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,7 @@ def regress(
 def _measurements(history: History, text: str) -> list[Measurement]:
     from edgedeploy.history import read_lines
 
-    if text.isdigit():
+    if re.fullmatch("[0-9]{1,18}", text):
         return [history.load(int(text))]
     if text.endswith(".jsonl"):
         return list(read_lines(Path(text)))

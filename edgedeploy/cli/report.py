@@ -40,7 +40,8 @@ def report(
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(text.encode("utf-8"))
+            with temporary.open("xb") as stream:  # where others may write, no link of theirs is followed
+                stream.write(text.encode("utf-8"))
             temporary.replace(output)
         finally:
             temporary.unlink(missing_ok=True)

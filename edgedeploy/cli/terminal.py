@@ -17,6 +17,11 @@ from edgedeploy.records import to_json
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
+def plain(text: str) -> str:
+    """``text`` without what steers a terminal: records and devices may come from strangers."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """A function to report what is going on: a spinner on a terminal, plain lines elsewhere, on standard error."""
@@ -26,15 +31,16 @@ def progress() -> Iterator[Callable[[str], None]]:
         def say(text: str) -> None:
             nonlocal last
             if text != last:
-                typer.echo(f"  {text}", err=True)
+                typer.echo(f"  {plain(text)}", err=True)
                 last = text
 
         yield say
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("starting") as status:
-        yield status.update
+        yield lambda text: status.update(Text(plain(text)))  # a path may look like markup
 
 
 @contextmanager
@@ -66,14 +72,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for i, column in enumerate(columns):
         table.add_column(column, no_wrap=i == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
 
 def print_notes(notes: Sequence[str]) -> None:
     """Sentences that qualify a result, each on a line of its own."""
     for note in notes:
-        typer.echo(f"! {note}")
+        typer.echo(f"! {plain(note)}")
 
 
 def options_from(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,20 @@ from edgedeploy.cli.terminal import print_json, print_notes, print_table, progre
 if TYPE_CHECKING:
     from edgedeploy.bench.run import BenchOptions, Progress
     from edgedeploy.bench.versus import Versus
+    from edgedeploy.history import Remembered
 
 
-def run_versus(first: Path, second: Path, options: BenchOptions, place: Found, as_json: bool) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """The two bundles, whether their measurements are kept, and how the answer is printed."""
+
+    first: Path
+    second: Path
+    history: bool
+    as_json: bool
+
+
+def run_versus(asked: Asked, options: BenchOptions, place: Found) -> None:
     """Measure both in turn and print how they compare."""
     from edgedeploy.bench.versus import versus
 
@@ -24,13 +36,26 @@ def run_versus(first: Path, second: Path, options: BenchOptions, place: Found, a
         def follow(step: Progress) -> None:
             say(f"pair {step.process} of {step.processes}: {step.phase.partition(':')[0]}")
 
-        found = versus(first, second, options, follow, where)
-    if as_json:
+        found = versus(asked.first, asked.second, options, follow, where)
+    kept = _kept(found, asked) if asked.history else []
+    if asked.as_json:
         from edgedeploy.report.versus import summary
 
-        print_json({"summary": summary(found), "doubts": found.doubts(), "versus": found})
+        print_json({"summary": summary(found), "doubts": found.doubts(), "versus": found, "history": kept})
     else:
         _print(found)
+    for one in kept:
+        if one.trouble is not None:
+            typer.echo(one.trouble, err=asked.as_json)
+        elif not asked.as_json:
+            typer.echo(f"kept as {one.id} in {one.path}")
+
+
+def _kept(found: Versus, asked: Asked) -> list[Remembered]:
+    from edgedeploy.history import origin_of, remember
+
+    sides = ((found.first, asked.first), (found.second, asked.second))
+    return [remember(measurement, origin_of(bundle)) for measurement, bundle in sides]
 
 
 def _print(found: Versus) -> None:

@@ -21,7 +21,7 @@ def write_lines(measurements: Sequence[Measurement], path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("xb") as stream:  # where others may write, no link of theirs is followed
             stream.writelines(canonical(measurement.to_json()) + b"\n" for measurement in measurements)
         temporary.replace(path)
     except OSError as error:

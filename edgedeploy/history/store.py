@@ -25,6 +25,8 @@ from edgedeploy.records import canonical, from_json, to_json
 
 #: How many earlier measurements are handed to `edgedeploy.bench.doubts.doubts`.
 EARLIER = 8
+#: What an id is below.
+MOST = (1 << 63) - 1
 
 T = TypeVar("T")
 
@@ -222,7 +224,7 @@ class History:
             UsageError: there is none.
         """
         with opened(self.path) as db:
-            found = db.execute("SELECT record FROM measurement WHERE id = ?", (number,)).fetchone()
+            found = db.execute("SELECT record FROM measurement WHERE id = ?", (min(number, MOST),)).fetchone()
         if found is None:
             raise UsageError(f"{self.path} has no measurement {number}. 'edgedeploy history' lists what it has.")
         return _unpacked(found[0], f"measurement {number} of {self.path}")

@@ -161,7 +161,9 @@ class Plan:
     def path(self, text: str) -> str:
         """A path of the file, or a ``module:function`` as it is."""
         inside = self.base / text
-        return text if re.fullmatch(r"[\w.]+:\w+", text) and not inside.exists() else str(inside)
+        if re.fullmatch(r"[\w.]+:\w+", text) and not inside.exists():
+            return text
+        return f"./{inside}" if str(inside).startswith("-") else str(inside)  # no option of a command
 
 
 def read_plan(path: Path) -> Plan:
@@ -192,6 +194,9 @@ def checked(data: Mapping[str, Any], path: Path) -> Plan:
         for name in entries:
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise UsageError(f"{path}: {section}: '{name}' becomes a folder's name: use letters, digits, '-._'.")
+    for backend in (*file.matrix.backends, *(choice.backend for choice in file.matrix.include)):
+        if backend is not None and not re.fullmatch(r"\w[\w.-]*", backend):  # it becomes a folder's name, too
+            raise UsageError(f"{path}: matrix: '{backend}' is the name of no backend: use letters, digits, '-._'.")
     for name, scenario in file.scenarios.items():
         _check_scenario(scenario, name, f"{path}: scenarios: {name}")
     return Plan(path.stem, path.parent, file, tuple(_rows(file, str(path))))

@@ -78,8 +78,9 @@ def held_out(observations: Sequence[Observation], by_device: bool) -> npt.NDArra
 def spread(errors: npt.NDArray[np.float64], confidence: float) -> float | None:
     """The factor that a prediction is within with ``confidence``, from errors of graphs that the fit had not seen.
 
-    Split conformal prediction on |log error| (H. Papadopoulos et al., "Inductive confidence machines for regression",
-    2002): the next error is among the smallest ceil((n + 1) * confidence) of n + 1 alike ones. ``None`` where there
+    The rank of split conformal prediction on |log error| (H. Papadopoulos et al., "Inductive confidence machines for
+    regression", 2002): the next error is among the smallest ceil((n + 1) * confidence) of n + 1 alike ones. Those here
+    are of fits that each left another graph out, which makes it nearly so, and no guarantee. ``None`` where there
     are too few errors for that.
     """
     rank = math.ceil((len(errors) + 1) * confidence)

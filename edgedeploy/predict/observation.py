@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -130,5 +130,5 @@ def _read(path: Path) -> tuple[Observation, ...]:
 
 def _merged(observations: Iterable[Observation]) -> tuple[Observation, ...]:
     """The last of each graph and setting."""
-    kept = {(one.graph, replace(one.setting)): one for one in observations}
+    kept = {(one.graph, one.setting): one for one in observations}
     return tuple(kept.values())

@@ -112,7 +112,7 @@ def predict(
             "'edgedeploy predict BUNDLE --learn' on such a machine."
         )
     made = fit(used)
-    seconds, factor = made.seconds(found), _factor(used, here)
+    seconds, (factor, unsure) = made.seconds(found), _factor(used, here)
     return Prediction(
         graph=graph,
         setting=setting,
@@ -123,22 +123,31 @@ def predict(
         here=here,
         fitted_on=_counted(used),
         shares=made.shares(found),
-        outside=tuple(_outside(found, setting, used, here)),
+        outside=(*_outside(found, setting, used, here), *unsure),
     )
 
 
-def _factor(used: Sequence[Observation], here: bool) -> float:
-    """On a device that was measured, from graphs left out; on another, from whole devices left out.
+def _factor(used: Sequence[Observation], here: bool) -> tuple[float, list[str]]:
+    """On a device that was measured, from graphs left out; on another, from whole devices left out. And what it is not.
 
     Devices differ more than the graphs on one of them, and a few devices are no basis for a quantile: the largest
-    error is taken then.
+    error is taken then, which the next device keeps with n / (n + 1) where there were n.
     """
-    devices = {one.setting.device for one in used}
-    errors = held_out(used, by_device=not here and len(devices) > 1)
+    counts = _counted(used).values()
+    by_device = not here and len(counts) > 1
+    errors = held_out(used, by_device)
     if not len(errors):
         raise Unavailable(f"{len(used)} measured graphs are too few to say how far off a prediction may be.")
     found = spread(errors, CONFIDENCE) if here else None
-    return found or spread(errors, len(errors) / (len(errors) + 1)) or 1.0
+    factor = found or spread(errors, len(errors) / (len(errors) + 1)) or 1.0
+    devices = sum(len(used) - count >= LEAST for count in counts)
+    if not by_device or devices / (devices + 1) >= CONFIDENCE:
+        return factor, []
+    told = "one device" if devices == 1 else f"{devices} devices"
+    return factor, [
+        f"The interval is the largest error of {len(errors)}, on {told} that {'was' if devices == 1 else 'were'} left "
+        f"out: too few devices to be sure of {CONFIDENCE:.0%}."
+    ]
 
 
 def _counted(used: Sequence[Observation]) -> dict[str, int]:

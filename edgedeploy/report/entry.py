@@ -202,7 +202,7 @@ def _verdict(entry: Entry, found: Outcome, doubted: tuple[str, ...]) -> tuple[st
     if isinstance(median, TooFew) or isinstance(between, TooFew):
         return "doubted", f"Mean {show(entry.measurement.mean(), 's')}; {median}."
     if doubted:
-        return "doubted", f"{show(median, 's')}, {_count(len(doubted), 'doubt')}: {doubted[0]}"
+        return "doubted", f"{show(median, 's')}, {counted(len(doubted), 'doubt')}: {doubted[0]}"
     special = _headline(found)
     if special:
         return "quotable", f"{special}; {show(median, 's')} at p50, without a doubt."
@@ -223,5 +223,6 @@ def _headline(found: Outcome) -> str:
     return ""
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """``1 doubt``, ``2 doubts``."""
     return f"{number} {what}{'s'[: number != 1]}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from edgedeploy.history import Row
-from edgedeploy.report.tables import FORMULA
+from edgedeploy.report.tables import cell
 from edgedeploy.units import show
 
 HEADER = ("id", "when", "model", "device", "backend", "scenario", "p50", "p90", "doubts")
@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(out, [field.name for field in fields(Row)])
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: _cell(value) for key, value in asdict(row).items()})
+        writer.writerow({key: cell(value) for key, value in asdict(row).items()})
     return out.getvalue()
 
 
@@ -56,7 +56,3 @@ def median(value: float, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return show(value, "s")
     return f"{show(value, 's')} ±{max(1 - low / value, high / value - 1):.1%}"
-
-
-def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -19,7 +19,7 @@ from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.errors import Unavailable
 from edgedeploy.report import cells, ratios, roofs
 from edgedeploy.report.charts import Chart
-from edgedeploy.report.entry import Entry, Row, rows
+from edgedeploy.report.entry import Entry, Row, counted, rows
 from edgedeploy.report.pareto import Point, chart, points, predicted_points
 from edgedeploy.report.roofs import Explained
 from edgedeploy.report.section import section
@@ -121,7 +121,9 @@ def summary(found: Sequence[Row]) -> str:
     """What was measured where, as one sentence."""
     models, devices = ({getattr(row, key) for row in found} for key in ("model", "device"))
     calm = sum(not row.doubts for row in found)
-    said = f"{_count(len(found), 'measurement')} of {_count(len(models), 'model')} on {_count(len(devices), 'device')}"
+    said = (
+        f"{counted(len(found), 'measurement')} of {counted(len(models), 'model')} on {counted(len(devices), 'device')}"
+    )
     if calm == len(found):
         return f"{said}, without a doubt."
     return f"{said}; {calm} of {len(found)} without a doubt."
@@ -212,7 +214,7 @@ def _fronts(entries: Sequence[Entry], found: Sequence[Row], predictions: Sequenc
     if not charts:
         return ()
     without = len(found) - len(measured)
-    missing = f"The accuracy of {_count(without, 'measurement')} is not known; they are not in it." if without else ""
+    missing = f"The accuracy of {counted(without, 'measurement')} is not known; they are not in it." if without else ""
     return (Extra("accuracy", "Accuracy over latency", charts, missing),)
 
 
@@ -248,7 +250,3 @@ def _tight(said: str) -> str:
 
 def _part(name: str) -> str:
     return (files("edgedeploy.report") / "page" / name).read_text("utf-8")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s'[: number != 1]}"

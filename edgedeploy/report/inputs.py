@@ -134,7 +134,8 @@ def _take(plain: Any, where: str, given: Given, compared: list[Comparison], prec
         given.versus.append(Versus.from_json(plain, where))
     elif isinstance(plain.get("measurement"), dict):
         verdicts = plain.get("verdicts")
-        said = [from_json(Verdict, one, f"{where}: verdicts") for one in verdicts or ()]
+        listed = verdicts if isinstance(verdicts, list) else []
+        said = [from_json(Verdict, one, f"{where}: verdicts") for one in listed]
         _add(Measurement.from_json(plain["measurement"], f"{where}: measurement"), given, precision, tuple(said))
     elif "processes" in plain:
         _add(Measurement.from_json(plain, where), given, precision, ())

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edgedeploy.report.history import median
 from edgedeploy.report.markdown import escaped
-from edgedeploy.report.tables import FORMULA
+from edgedeploy.report.tables import cell
 from edgedeploy.units import show
 
 AXES = ("model", "device", "precision", "backend", "scenario")
@@ -82,7 +82,7 @@ def table(results: Sequence[Result]) -> str:
         values += [result.state, *(latency.get(key) for key in ("median", "low", "high", "p90", "count"))]
         values += [" ".join(latency.get("doubts", ()))]
         values += [accuracy.get(key) for key in ("ap50_95", "reference", "difference", "low", "high")]
-        writer.writerow([_cell(value) for value in (*values, result.artifact, result.bundle, result.why)])
+        writer.writerow([cell(value) for value in (*values, result.artifact, result.bundle, result.why)])
     return out.getvalue()
 
 
@@ -98,9 +98,3 @@ def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
     if accuracy is None or accuracy["ap50_95"] is None:
         return "-"
     return f"{accuracy['ap50_95']:.4f} ({accuracy['difference']:+.4f})"
-
-
-def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

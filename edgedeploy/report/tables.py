@@ -30,7 +30,7 @@ def table(entries: Sequence[Entry]) -> str:
     writer = csv.DictWriter(out, COLUMNS)
     writer.writeheader()
     for entry, row in zip(entries, rows(entries), strict=True):
-        writer.writerow({key: _cell(value) for key, value in {**_conditions(entry), **_numbers(entry, row)}.items()})
+        writer.writerow({key: cell(value) for key, value in {**_conditions(entry), **_numbers(entry, row)}.items()})
     return out.getvalue()
 
 
@@ -85,7 +85,8 @@ def _numbers(entry: Entry, row: Row) -> dict[str, object]:
     }
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value as a spreadsheet may have it: empty where not known, and text that is no formula."""
     if value is None or isinstance(value, TooFew):
         return ""
     if isinstance(value, str):

@@ -14,6 +14,8 @@ from edgedeploy.units import show
 
 #: Quantiles of end-to-end that are compared; the parts are compared at the median.
 QUANTILES = (0.5, 0.9, 0.99)
+#: Processes of a side from which on the rank test is shown: what differs from start to start fools it with fewer.
+ENOUGH = 5
 HEADER = ("", "first", "second", "second / first", "95 % interval", "p, rank test")
 
 
@@ -35,7 +37,7 @@ def rows(found: Versus) -> list[tuple[str, ...]]:
     parts = [(str(part), ratio, part, 0.5) for part, ratio in found.parts.items() if part != END_TO_END]
     whole = [(f"{END_TO_END} {label(q)}", found.ratio(q), END_TO_END, q) for q in QUANTILES]
     return [
-        (name, _at(found.first, q, part), _at(found.second, q, part), *_ratio(ratio))
+        (name, _at(found.first, q, part), _at(found.second, q, part), *_ratio(ratio, len(found.blocks)))
         for name, ratio, part, q in (*parts, *whole)
     ]
 
@@ -69,10 +71,10 @@ def _at(measurement: Measurement, q: float, part: Any) -> str:
     return show(value, "s") if isinstance(value, float) else "-"
 
 
-def _ratio(ratio: Ratio | TooFew) -> tuple[str, str, str]:
+def _ratio(ratio: Ratio | TooFew, pairs: int) -> tuple[str, str, str]:
     if isinstance(ratio, TooFew):
         return f"needs {ratio.needed} samples", "", ""
-    return f"{ratio.value:.3f}", _bounds(ratio), f"{ratio.p:.2g}"
+    return f"{ratio.value:.3f}", _bounds(ratio), f"{ratio.p:.2g}" if pairs >= ENOUGH else f"needs {ENOUGH} processes"
 
 
 def _bounds(ratio: Ratio) -> str:

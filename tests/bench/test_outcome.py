@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,39 @@ def test_paced_counts_misses() -> None:
     assert found.throughput.value == pytest.approx(30.0)
     assert found.rules == ()
     assert outcome(paced(300, 34 * MS)).headline.value == 1.0
+
+
+def test_a_pace_is_not_answered_faster_than_it_comes() -> None:
+    """Each stretch lasts until the next one begins, and the last one for as many periods."""
+    passes = replace(serial([MS] * 30), began=tuple(i * 100 * MS for i in range(30)))
+    found = outcome(measured(Scenario("paced", rate=10.0), passes, wall=2.901)).throughput
+    assert (found.low, found.value, found.high) == pytest.approx((10.0, 10.0, 10.0))
+
+
+def test_more_processes_make_the_interval_of_a_throughput_no_wider() -> None:
+    def noisy(processes: int) -> Measurement:
+        draw = np.random.default_rng(0)
+        columns = [
+            serial([int(t) for t in 20 * MS * np.exp(draw.normal(0, 0.1, 600 // processes))]) for _ in range(processes)
+        ]
+        return measured(Scenario(), *columns)
+
+    widths = []
+    for processes in (1, 2, 6):
+        found = outcome(noisy(processes)).throughput
+        assert found.low is not None
+        assert found.high is not None
+        widths.append(found.high / found.low - 1)
+    assert max(widths) < 1.5 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "known"), [((29,), False), ((30,), True), ((10, 10, 9), False), ((10, 10, 10), True)]
+)
+def test_a_throughput_of_a_few_passes_has_no_interval(counts: tuple[int, ...], known: bool) -> None:
+    found = outcome(measured(Scenario("offline"), *(serial([20 * MS] * count) for count in counts))).throughput
+    assert found.value == pytest.approx(sum(counts) / (10.0 * len(counts)))
+    assert (found.low is not None, found.high is not None) == (known, known)
 
 
 def test_a_server_without_a_deadline_has_a_latency() -> None:

@@ -125,11 +125,42 @@ def test_passes_that_are_like_those_before_them() -> None:
     assert "its 400 samples tell as much as" in found
 
 
+def test_short_runs_of_passes_that_are_alike() -> None:
+    draw = np.random.default_rng(0)
+    made = [fake_process([int(t) for t in 20 * MS * np.exp(np.repeat(draw.normal(0, 0.05, 5), 10))]) for _ in range(3)]
+    assert any("consecutive passes are alike" in one for one in doubts(fake_measurement(*made)))
+
+
+def test_many_processes_of_a_hundred_passes_are_not_alike_by_chance() -> None:
+    alarms = 0
+    for run in range(20):
+        made = [fake_process(fake_times(100, 1000 * run + i, 0.05, 0.0)) for i in range(24)]
+        alarms += bool(doubts(fake_measurement(*made)))
+    assert alarms <= 2
+
+
 def test_speeds_that_follow_the_samples_are_no_doubt() -> None:
     noise = np.asarray(fake_times(600, 1, 0.01, 0.0))
     times = [int(time * (1.5 if i % 3 == 0 else 1)) for i, time in enumerate(noise)]
     assert doubts(fake_measurement(fake_process(times), sample_count=3)) == ()
     assert "two speeds" in doubts(fake_measurement(fake_process(times), sample_count=1))[0]
+
+
+def test_samples_of_many_sizes_are_no_two_speeds() -> None:
+    """Sixteen of them, of which one is as slow as the valley between the others is."""
+    levels = np.exp(np.random.default_rng(0).normal(0, 0.15, 16))
+    made = []
+    for seed in range(3):
+        noise = np.asarray(fake_times(500, seed, 0.02, 0.0), np.float64)
+        made.append(fake_process([int(time) for time in noise * np.resize(levels, 500)]))
+    assert doubts(fake_measurement(*made, sample_count=16)) == ()
+
+
+def test_a_second_speed_that_is_rare_does_not_follow_the_samples() -> None:
+    slow = np.random.default_rng(0).random(1000) < 0.08
+    times = [int(time) for time in np.asarray(fake_times(1000, 0, 0.02, 0.0)) * np.where(slow, 1.25, 1.0)]
+    (found,) = doubts(fake_measurement(fake_process(times), sample_count=2))
+    assert "ran at two speeds" in found
 
 
 def test_a_clock_of_milliseconds_is_said_to_be_coarse_and_not_to_have_speeds() -> None:

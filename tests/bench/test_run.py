@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from edgedeploy.bench import run
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.run import BenchOptions, Progress, assemble, bench
+from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.stopping import MOST, stopped
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer
@@ -49,6 +51,22 @@ def test_the_duration_is_shared_among_the_processes(monkeypatch: pytest.MonkeyPa
         Progress(2, 2, "loading", None),
         Progress(2, 2, "sampling", 0.5),
     ]
+
+
+def test_each_process_has_arrivals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Scenario] = []
+
+    def worker(job: Job, silence: float, follow: Any, way: Any) -> Answer:
+        seen.append(job.scenario)
+        return answer(conditions=replace(answer().conditions, scenario=job.scenario))
+
+    monkeypatch.setattr(run, "run_worker", worker)
+    made = bench("net.edge", BenchOptions(scenario=Scenario("server", rate=10.0, seed=3)))
+    assert made.conditions.scenario == seen[0] == Scenario("server", rate=10.0, seed=3)
+    arrivals = [tuple(islice(scenario.due(), 20)) for scenario in seen]
+    assert len(set(arrivals)) == 3
+    bench("net.edge", BenchOptions(scenario=Scenario("paced", rate=10.0)))
+    assert len(set(seen[3:])) == 1
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, options: BenchOptions, *medians: float) -> tuple[Measurement, list[Job]]:
@@ -102,6 +120,7 @@ def test_processes_are_started_until_the_last_ones_agree(monkeypatch: pytest.Mon
     assert stop is not None
     assert stop.reached
     assert stop.why.startswith("the medians of the last 3 of 6 processes are ")
+    assert made.conditions.duration == pytest.approx(6 * 10.0 / 3)  # what each was asked for can be told from it
 
 
 def test_no_more_processes_than_make_sense(monkeypatch: pytest.MonkeyPatch) -> None:

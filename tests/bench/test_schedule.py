@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from edgedeploy.bench.measurement import Measurement
 from edgedeploy.bench.sampling import Recorder
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.schedule import notes, schedule, share_interval
-from edgedeploy.testing import FakeClock, fake_measurement, fake_process
+from edgedeploy.testing import FakeClock, fake_measurement, fake_passes, fake_process
 from edgedeploy.testing.fakes import FakeSteps
 
 MS = 1_000_000
@@ -87,6 +88,17 @@ def test_a_server_that_cannot_keep_up() -> None:
     assert notes(100.0, found)[0].startswith("It cannot keep up: an answer takes 20.0 ms on average")
 
 
+def test_queries_of_the_second_process_are_due_at_times_of_their_own() -> None:
+    scenario = Scenario("server", rate=100.0, deadline=0.1)
+    second = run(scenario.of_process(1), lambda i: 20 * MS, 2.0)
+    made = replace(second, conditions=replace(second.conditions, scenario=scenario, duration=4.0))
+    first = run(scenario, lambda i: 20 * MS, 2.0)
+    both = schedule(replace(made, processes=(*first.processes, *second.processes)))
+    assert both.unanswered == schedule(first).unanswered + schedule(second).unanswered
+    assert both.queries == schedule(first).queries + schedule(second).queries
+    assert schedule(first).queries != schedule(second).queries
+
+
 def test_a_server_with_a_queue_that_comes_and_goes_keeps_up() -> None:
     found = schedule(run(Scenario("server", rate=100.0, deadline=0.1), lambda i: 5 * MS, 10.0))
     assert (found.unanswered, found.growth) == (0, 0.0)
@@ -130,6 +142,24 @@ def test_a_session_that_is_slow_after_a_pause_is_fast_in_single_stream_and_slow_
     assert notes(5.0, found) == [
         "An answer takes 130 ms at this rate and took 55.0 ms back to back in the warm-up: 2.36 times as long."
     ]
+
+
+def test_misses_that_follow_one_another_leave_their_share_open() -> None:
+    """Sixty misses of 1000 queries, in two queues or one by one: two queues might as well have been one or four."""
+
+    def missed(late: Callable[[int], bool]) -> tuple[float, float]:
+        scenario = Scenario("paced", rate=100.0)
+        passes = fake_passes([11 * MS if late(i) else MS for i in range(1000)])
+        waited = replace(passes, wait=(0,) * 1000, began=tuple(i * 10 * MS for i in range(1000)))
+        found = schedule(fake_measurement(fake_process([], samples=waited), scenario=scenario, duration=10.0))
+        assert (found.late, found.misses) == (60, 0.06)
+        assert found.misses_interval is not None
+        return found.misses_interval
+
+    singly, queues = missed(lambda i: i % 50 in (3, 17, 31)), missed(lambda i: i % 500 < 30)
+    assert singly == pytest.approx(share_interval(60, 1000), rel=0.1)
+    assert queues[0] < singly[0] / 2
+    assert queues[1] > singly[1] * 2
 
 
 @given(st.integers(0, 500), st.integers(1, 500))

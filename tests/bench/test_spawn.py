@@ -145,6 +145,38 @@ def test_what_is_refused_there_says_where() -> None:
         run_worker(job(), 60, way=Way("tell('error', kind='Unavailable', message='No such runtime.')"))
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "print('[' * 100000)",
+        "print(json.dumps({'event': ['result']}))",
+        "tell('error', kind='did_you_mean', message='x')",
+        "tell('start', seconds='soon'); tell('start', seconds=[1]); tell('start', seconds=10 ** 400)",
+        "tell('phase'); tell('progress', share='half'); tell('progress', share=7)",
+        "tell('progress', share=float('nan'))",
+        "tell('end', status='killed')",
+        "tell('result')",
+        "tell('result', answer={'conditions': float('inf')})",
+        "tell('result', answer={'conditions': chr(0xd800)})",
+    ],
+)
+def test_a_device_that_says_nonsense_is_a_run_that_failed(script: str) -> None:
+    shares: list[float | None] = []
+    with pytest.raises(RunFailed) as failed:
+        run_worker(job(), 60, lambda phase, share: shares.append(share), Way(f"{script}; sys.exit(1)"))
+    str(failed.value).encode()
+    assert set(shares) <= {None}
+
+
+def test_an_answer_that_no_record_can_hold_is_refused() -> None:
+    """Half of a surrogate pair, as in a name of a file that is not UTF-8, would only fail when it is written down."""
+    answer = to_json(run_worker(job(), 60))
+    answer["process"]["facts"]["computes_in"] = "\ud800"
+    way = Way(f"tell('result', answer=json.loads({json.dumps(answer)!r}))")
+    with pytest.raises(RunFailed, match=r"^there: What the worker measuring net\.edge on fake said cannot be read: "):
+        run_worker(job(), 60, way=way)
+
+
 def test_a_refusal_keeps_its_class() -> None:
     with pytest.raises(Incompatible, match=r"^This model wants another device\.$"):
         run_worker(job("refuse"), 60)

@@ -38,6 +38,7 @@ def test_a_bundle_is_measured_there_and_kept_under_its_name(cli: Any, fp32: Path
     place = result.json["measurement"]["place"]
     assert (place["device"], place["target"]) == ("x86-server", "board")
     assert place["on"].startswith("ssh://")
+    assert "@" not in place["on"]
     listed = cli("history", "--device", "board", "--json").json["measurements"]
     assert [row["id"] for row in listed] == [result.json["history"]["id"]]
 

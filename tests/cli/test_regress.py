@@ -117,6 +117,8 @@ def test_a_name_that_nothing_has(history: History) -> None:
     result = run("--against", "relese")
     assert isinstance(result.exception, UsageError)
     assert "Did you mean 'release'?" in str(result.exception)
+    for text in ("\N{SUPERSCRIPT TWO}", "9" * 30):
+        assert isinstance(run("--against", text).exception, UsageError)
 
 
 @pytest.mark.parametrize("margin", ["-1%", "much", "nan"])

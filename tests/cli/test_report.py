@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,20 @@ def test_what_is_no_input_is_refused(content: str, words: str, place: Path) -> N
     with pytest.raises(UsageError, match=words):
         run("a.json")
     assert not (place / "report.html").exists()
+
+
+@pytest.mark.parametrize("verdicts", [3, "fail", {"outcome": "fail"}])
+def test_verdicts_that_are_no_list_are_none(verdicts: object, place: Path) -> None:
+    (place / "a.json").write_text(json.dumps({"measurement": measurement(0).to_json(), "verdicts": verdicts}), "utf-8")
+    assert run("a.json", "-o", "r.csv").exit_code == 0
+
+
+def test_a_link_that_others_have_put_there_is_not_followed(place: Path) -> None:
+    (place / "mine").write_text("untouched")
+    (place / f".r.csv.{os.getpid()}.tmp").symlink_to(place / "mine")
+    with pytest.raises(UsageError, match="cannot be written: File exists"):
+        run("all.jsonl", "-o", "r.csv")
+    assert (place / "mine").read_text() == "untouched"
 
 
 def test_files_and_forms_that_cannot_be_are_refused(place: Path) -> None:

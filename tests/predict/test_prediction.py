@@ -123,6 +123,27 @@ def test_another_device_is_predicted_with_what_devices_differ_by() -> None:
     assert any("no graphs measured on raspberry-pi-5 itself, the rest on board, other" in text for text in made.outside)
 
 
+@pytest.mark.parametrize(("devices", "told"), [(1, None), (2, "2 devices that were"), (3, "3 devices"), (4, None)])
+def test_an_interval_from_few_devices_does_not_claim_what_it_cannot(devices: int, told: str | None) -> None:
+    """The largest error of n devices holds that of the next one with n / (n + 1): four are needed for 80 %."""
+    known = [one for i in range(devices) for one in many(5, device=f"board {i}")]
+    made = predict(
+        "new", graph(), profile(), setting_of(profile(), "onnxruntime", "fp32"), Calibration(1, tuple(known))
+    )
+    unsure = [text for text in made.outside if "too few devices to be sure of 80%" in text]
+    assert len(unsure) == (told is not None)
+    assert all(told is not None and told in text for text in unsure)
+
+
+def test_only_devices_that_could_be_left_out_count() -> None:
+    """Without the large one, two graphs are left, and no fit."""
+    known = [*many(8, device="large"), *many(2, device="small")]
+    made = predict(
+        "new", graph(), profile(), setting_of(profile(), "onnxruntime", "fp32"), Calibration(1, tuple(known))
+    )
+    assert any("the largest error of 2, on one device that was left out" in text for text in made.outside)
+
+
 def test_a_graph_is_not_predicted_from_its_own_measurement() -> None:
     known = [seen("same", 1), *many(5)]
     made = predict(

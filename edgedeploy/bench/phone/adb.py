@@ -31,6 +31,8 @@ ROOT = "/data/local/tmp/edgedeploy"
 SCHEME = "adb://"
 #: Seconds that a short command may take, that a MiB may take to travel, and that a killed program may take to end.
 SHORT, PER_MIB, ENDING = 60.0, 2.0, 10.0
+#: Bytes that a program may print; one that never ends would fill the memory here.
+LOUDEST = 1 << 28
 #: What follows a command's output: without it, the way has broken.
 _END = "edgedeploy-status:"
 
@@ -88,14 +90,20 @@ class AdbDevice:
         """While this lasts, nobody else on this computer measures on the device; leftovers of a crash are removed.
 
         Raises:
-            Unavailable: somebody else does.
+            Unavailable: somebody else does, or there is no place for the lock.
         """
         import fcntl
 
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedeploy" / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(self.serial.encode()).hexdigest()[:16]
-        with (folder / f"adb-{name}.lock").open("w") as lock:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / f"adb-{name}.lock").open("w")
+        except OSError as error:
+            raise Unavailable(
+                f"{folder} cannot be written ({error.strerror}): set XDG_CACHE_HOME to what can."
+            ) from None
+        with file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -121,7 +129,7 @@ class AdbDevice:
             tick: told the seconds since the start, about every second.
 
         Raises:
-            RunFailed: the device went away, or ``command`` took longer than ``limit``.
+            RunFailed: the device went away, or ``command`` took longer than ``limit``, or printed without end.
         """
         began = time.monotonic()
         child = subprocess.Popen(
@@ -134,11 +142,13 @@ class AdbDevice:
         heard = bytearray()
         try:
             if not _listen(child, heard, began + limit, lambda: tick(time.monotonic() - began)):
-                raise RunFailed(f"What was started on {self.on} took longer than {limit:.0f} s and was killed there.")
+                loud = len(heard) > LOUDEST
+                what = f"printed more than {show(LOUDEST, 'B')}" if loud else f"took longer than {limit:.0f} s"
+                raise RunFailed(f"What was started on {self.on} {what} and was killed there.")
         finally:
             _let_go(child, heard)
         text, mark, status = heard.decode("utf-8", "replace").replace("\r\n", "\n").rpartition(_END)
-        if not mark or not re.fullmatch(r"\d+\s*", status, re.ASCII):
+        if not mark or not re.fullmatch(r"\d{1,3}\s*", status, re.ASCII):
             raise self._broken(heard.decode("utf-8", "replace"))
         return Said(int(status), text)
 
@@ -285,11 +295,11 @@ def _guarded(command: str, after: str) -> str:
 
 
 def _listen(child: subprocess.Popen[bytes], heard: bytearray, deadline: float, tick: Callable[[], None]) -> bool:
-    """Gather what it prints until it ends; false where that is after ``deadline``."""
+    """Gather what it prints until it ends; false where that is after ``deadline``, or more than `LOUDEST`."""
     assert child.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and len(heard) <= LOUDEST:
             if selector.select(max(0.0, min(1.0, deadline - time.monotonic()))):
                 chunk = os.read(child.stdout.fileno(), 1 << 16)
                 if not chunk:

@@ -51,9 +51,9 @@ def environment(device: AdbDevice, packages: Mapping[str, str]) -> Environment:
     parts = _ask(device, _ENVIRONMENT)
     told, cpuinfo = _properties(parts["properties"]), parts["cpuinfo"]
     features = set(" ".join(re.findall(r"^(?:Features|flags)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)[:1]).split())
-    total = re.search(r"^MemTotal:\s*(\d+) kB", parts["memory"], re.MULTILINE)
-    swap = re.search(r"^SwapTotal:\s*(\d+) kB", parts["memory"], re.MULTILINE)
-    load = re.match(r"([\d.]+) ([\d.]+) ([\d.]+) ", parts["load"])
+    total = re.search(r"^MemTotal:\s*(\d{1,12}) kB", parts["memory"], re.MULTILINE)
+    swap = re.search(r"^SwapTotal:\s*(\d{1,12}) kB", parts["memory"], re.MULTILINE)
+    load = re.match(r"(\d{1,6}\.\d+) (\d{1,6}\.\d+) (\d{1,6}\.\d+) ", parts["load"])
     soc = " ".join(filter(None, (told.get("ro.soc.manufacturer"), told.get("ro.soc.model"))))
     hardware = re.search(r"^(?:Hardware|model name)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     release = " ".join(filter(None, (told.get("ro.build.version.release"), told.get("ro.build.id"))))

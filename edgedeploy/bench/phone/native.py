@@ -128,7 +128,7 @@ class _Bench:
         model = "model" + "".join(Path(graph).suffixes[-1:])
         self._values = {
             "runner": shlex.quote(program),
-            "model": f"{self._device.deliver({model: artifact.path / graph})}/{model}",
+            "model": shlex.quote(f"{self._device.deliver({model: artifact.path / graph})}/{model}"),
         }
 
     def processes(self, work: Work) -> tuple[tuple[Process, ...], int]:

@@ -27,19 +27,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from edgedeploy import errors
 from edgedeploy.bench.remote import there
 from edgedeploy.bench.remote.address import Address
 from edgedeploy.bench.remote.carry import Parcel, core, pack
 from edgedeploy.bench.remote.ssh_words import last_line, refusal, requirements
-from edgedeploy.bench.remote.transport import Broken
-from edgedeploy.errors import EdgeDeployError, RunFailed, Unavailable
+from edgedeploy.bench.remote.transport import Broken, kind_of
+from edgedeploy.errors import EdgeDeployError, RunFailed, Unavailable, UsageError
 from edgedeploy.records import from_json
 
 #: Seconds between two signs of life to what runs there, and without one until it ends there.
 BEAT, LEASE = 5.0, 30.0
 #: Seconds that what runs there has to end by itself.
 GRACE = 3.0
+#: Seconds until something is heard from what runs there, the way included; and bytes of one event at most.
+PATIENCE, LONGEST = 120.0, 1 << 20
 #: Where the socket of a connection is. Short: its path may have about a hundred characters.
 SOCKETS = "/tmp"
 #: What the other end tells of by itself; a worker tells more.
@@ -209,7 +210,7 @@ class Ssh:
             return self._line
         self.close()
         folder = tempfile.mkdtemp(prefix="ed", dir=SOCKETS if os.access(SOCKETS, os.W_OK) else None)
-        who = f"{getpass.getuser()} from {socket.gethostname()}"
+        who = f"{_user()} from {socket.gethostname()}"
         request = {"verb": "hold", "distributions": [], "who": who, "wait": self.address.wait}
         with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as words:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -226,8 +227,11 @@ class Ssh:
         return self._line
 
     def _findings(self, events: Iterable[dict[str, Any]]) -> Findings:
-        (facts,) = [event["facts"] for event in events if event["event"] == "facts"]
-        return from_json(Findings, facts, self.on)
+        facts = [event.get("facts") for event in events if event["event"] == "facts"]
+        try:
+            return from_json(Findings, facts[-1] if facts else None, "facts")
+        except UsageError as error:
+            raise RunFailed(f"What {self.on} says of itself cannot be read: {error}") from error
 
     def _send(self, line: _Line, parcel: Parcel) -> None:
         """Have ``parcel`` there."""
@@ -285,23 +289,36 @@ class Ssh:
         """What the other end tells, up to the event ``last``.
 
         Raises:
-            EdgeDeployError: it refused, or ended before.
+            EdgeDeployError: it refused, ended before, or told nothing for too long; files may then take their time.
         """
         assert process.stdout is not None
-        for text in process.stdout:
-            try:
-                event = json.loads(text)
-            except ValueError:  # what a start-up file there has printed
-                continue
-            if not (isinstance(event, dict) and event.get("event") in EVENTS):
-                continue
-            if event["event"] == "error":
-                kind: type[EdgeDeployError] = getattr(errors, str(event["kind"]), RunFailed)
-                raise kind(f"{self.on} {event['message']}")
-            yield event
-            if event["event"] == last:
-                return
+        limit, late = PATIENCE + self.address.wait, threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            for text in iter(functools.partial(process.stdout.readline, LONGEST), b""):
+                event = _event(text)
+                if event is None:
+                    continue
+                if event["event"] == "error":
+                    raise kind_of(event.get("kind"))(f"{self.on} {event.get('message')}")
+                if event["event"] == "ready":
+                    timer.cancel()
+                yield event
+                if event["event"] == last:
+                    return
+        finally:
+            timer.cancel()
         status = process.wait()
+        if late.is_set():
+            by_hand = self.address.by_hand
+            raise Unavailable(f"{self.on} said nothing for {limit:g} s: look what keeps it, with: ssh {by_hand}")
         words.seek(0)
         raise self._refused(status, words.read().decode("utf-8", "replace"))
 
@@ -327,6 +344,15 @@ def _program() -> bytes:
     return Path(there.__file__).read_bytes()
 
 
+def _event(text: bytes) -> dict[str, Any] | None:
+    """The event that a line is; else it is what a start-up file there has printed."""
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and event.get("event") in EVENTS else None
+
+
 def install_line(packages: Sequence[str], python: str, managed: bool) -> str:
     """What installs ``packages`` for the interpreter ``python`` of a device; ``managed``: its system forbids that."""
     words, python = " ".join(map(shlex.quote, packages)), shlex.quote(python)
@@ -338,6 +364,14 @@ def install_line(packages: Sequence[str], python: str, managed: bool) -> str:
         f"{python} -m venv --system-site-packages {new} && {new}/bin/pip install {more}{words}; "
         f"then add ?python={new}/bin/python to the address"
     )
+
+
+def _user() -> str:
+    """Who is here; in a container, a number may be nobody."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _feed(process: subprocess.Popen[bytes], parcel: Parcel) -> None:

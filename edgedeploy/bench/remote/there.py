@@ -191,8 +191,7 @@ def hold(request: Mapping[str, Any], wire: Wire) -> None:
 
     descriptor = _lock(path, request["wait"], alive)
     if descriptor is None:
-        holder = json.loads(path.read_text("utf-8") or "{}") if path.stat().st_size < 4096 else {}
-        who, since = holder.get("who", "somebody"), holder.get("since", "an unknown time")
+        who, since = _holder(path)
         waited = f" It was waited for {request['wait']:g} s." if request["wait"] else ""
         raise Refused("Unavailable", f"is in use by {who} since {since}; measure when that has ended.{waited}")
     workers = _lock(_busy(), GRACE, alive)  # of the one who held it before: they should have ended with it
@@ -209,6 +208,16 @@ def hold(request: Mapping[str, Any], wire: Wire) -> None:
     while wire.chunk():
         pass
     os.ftruncate(descriptor, 0)
+
+
+def _holder(path: Path) -> tuple[str, str]:
+    """Who holds the lock, and since when; everybody may write that file, and what is no answer in it counts as none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        told = json.loads(path.read_text("utf-8")) if path.stat().st_size < 4096 else None
+        if isinstance(told, dict) and {"who", "since"} <= told.keys():
+            who, since = ("".join(filter(str.isprintable, str(told[key])))[:100] for key in ("who", "since"))
+            return who, since
+    return "somebody", "an unknown time"
 
 
 def _busy() -> Path:

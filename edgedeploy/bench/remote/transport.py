@@ -19,6 +19,12 @@ class Broken(RunFailed):
 _SCHEMES = ("adb", "local", "ssh")
 
 
+def kind_of(name: object) -> type[EdgeDeployError]:
+    """The error of ours that the other end has named; `RunFailed` where it is none."""
+    kind = getattr(errors, str(name), None)
+    return kind if isinstance(kind, type) and issubclass(kind, EdgeDeployError) else RunFailed
+
+
 class Transport(Protocol):
     """A way to one device. The worker protocol (see `edgedeploy.bench.worker`) runs over the pipes of `start`."""
 

@@ -32,7 +32,8 @@ class Ratio:
         q: which quantile; 0.5 is the median.
         confidence: of the interval.
         p: two-sided, of a rank test that neither tends to be slower.
-        superiority: the probability that a pass of the second takes longer than one of the first; 0.5 is neither.
+        superiority: the probability that a pass of the second takes longer than one of the first, or where ``paired``
+            the median of a turn; 0.5 is neither.
         counts: samples of the first and of the second.
         effective: as many independent samples would tell as much.
         paired: whether the passes were taken in turn.
@@ -108,7 +109,7 @@ def compare_groups(
     value, low, high = found
     superiority, p = rank_test(a, b)
     counts = sum(map(len, a)), sum(map(len, b))
-    effective = effective_count(a, q), effective_count(b, q)
+    effective = effective_count(a, q, confidence), effective_count(b, q, confidence)
     ratio = Ratio(value, low, high, q, confidence, p, superiority, counts, effective, paired=False)
     return Comparison(ratio, shift(a, b, confidence))
 
@@ -153,17 +154,18 @@ def compare_pairs(
     series = [_stretches(a, b, q) for a, b in pairs]
     series = [values for values in series if len(values)]
     pooled = np.concatenate(series) if series else np.zeros(0)
-    interval = between(series, 0.5, confidence) if len(pooled) else TooFew(0.5, 0, needed(0.5))
+    # `between` takes logarithms by itself, of times and of ratios alike
+    ratios = [np.exp(values) for values in series]
+    interval = between(ratios, 0.5, confidence) if ratios else TooFew(0.5, 0, needed(0.5))
     if isinstance(interval, TooFew):
         return TooFew(q, min(counts), math.ceil(min(counts) * interval.needed / max(1, interval.have)))
     signs = [(values > 0) + 0.5 * (values == 0) for values in series]
     share, found = float(np.mean(np.concatenate(signs))), of_mean(signs)
     variance = max(found.variance, 0.25 / len(pooled))
     p = two_sided((share - 0.5) / math.sqrt(variance), found.freedom)
-    low, high = (math.exp(end) for end in interval)
     effective = effective_count(series, 0.5, confidence)
     value = math.exp(float(np.median(pooled)))
-    return Ratio(value, low, high, q, confidence, p, share, (counts[0], counts[1]), (effective, effective), paired=True)
+    return Ratio(value, *interval, q, confidence, p, share, (counts[0], counts[1]), (effective, effective), paired=True)
 
 
 def _apart(a: Sequence[Times], b: Sequence[Times], q: float, confidence: float) -> tuple[float, float, float] | TooFew:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from edgedeploy.bench.statistics.uncertainty import Times, integrated_time, two_sided
 
-#: Blocks whose medians a trend is looked for in, and the samples that one has at least.
+#: Blocks whose medians a trend is looked for in, and the samples that one has at least; eight blocks of fewer samples
+#: where there are not as many.
 BLOCKS, BLOCK_SAMPLES = 24, 5
 #: Two speeds have to be this much apart (0.04 is 4 %), and each has to have at least this share of the passes.
 APART, LEAST_SHARE = 0.04, 0.05
@@ -29,6 +30,8 @@ FAR, FACTOR = 6.0, 1.3
 RARE = 0.05
 #: Distances of outliers are regular where four of five are within this share of the typical one.
 REGULAR = 0.05
+#: Distances at which consecutive passes are compared.
+LAGS = 5
 #: Outliers nearer to one another than so many passes are one burst.
 NEAR = 5
 
@@ -108,19 +111,33 @@ class Steps:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Consecutive passes that are alike: ``time`` of them tell as much as one that is independent of the others."""
+    """Consecutive passes that are alike: ``time`` of them tell as much as one that is independent of the others.
+
+    ``p`` is the probability that independent ones look so much alike.
+    """
 
     time: float
     count: int
     effective: float
+    p: float
 
 
 def likeness(values: Times) -> Likeness:
-    """The autocorrelation of the logarithms, outliers cut off at three standard deviations of the middle half."""
+    """The autocorrelation of the logarithms, outliers cut off at three standard deviations of the middle half.
+
+    Of a short series the time is a guess. Whether there is any likeness is a sharper question: of independent passes
+    the first `LAGS` autocorrelations are normal with variance 1 / n each (G. E. P. Box and D. A. Pierce, "Distribution
+    of residual autocorrelations", JASA 65, 1970), and so is their sum.
+    """
     logs = _logs(values)
     middle, spread = _middle(logs)
-    time, _ = integrated_time(np.clip(logs, middle - 3 * spread, middle + 3 * spread) if spread > 0 else logs)
-    return Likeness(time, len(values), len(values) / time)
+    logs = np.clip(logs, middle - 3 * spread, middle + 3 * spread) if spread > 0 else logs
+    time, _ = integrated_time(logs)
+    n, centred = len(values), logs - logs.mean()
+    power = float(centred @ centred)
+    found = sum(float(centred[lag:] @ centred[:-lag]) for lag in range(1, LAGS + 1))
+    p = two_sided(found / power * math.sqrt(n / LAGS), math.inf) / 2 if found > 0 and time > 1 else 1.0
+    return Likeness(time, n, n / time, p)
 
 
 def drift(values: Times, times: Times) -> Drift | None:

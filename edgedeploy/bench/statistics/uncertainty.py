@@ -83,13 +83,17 @@ def of_mean(groups: Sequence[Times]) -> Uncertainty:
 def effective_count(groups: Sequence[Times], q: float = 0.5, confidence: float = 0.95) -> float:
     """As many independent samples would tell the ``q`` quantile as well; at most the number that there are."""
     pooled = np.concatenate(groups)
-    below = [_below(values, float(np.quantile(pooled, q))) for values in groups]
-    share = float(np.mean(np.concatenate(below)))
-    found = of_mean(below)
+    return effective_share([_below(values, float(np.quantile(pooled, q))) for values in groups], confidence)
+
+
+def effective_share(groups: Sequence[Times], confidence: float = 0.95) -> float:
+    """As many independent draws would tell as well how often something is so: ``groups`` are 1 where it is, else 0."""
+    count = float(sum(map(len, groups)))
+    share, found = float(np.mean(np.concatenate(groups))), of_mean(groups)
     if found.variance <= 0 or not 0 < share < 1:
-        return float(len(pooled))
+        return count
     wider = student(confidence, found.freedom) / student(confidence, MANY)
-    return min(float(len(pooled)), max(1.0, share * (1 - share) / (found.variance * wider**2)))
+    return min(count, max(1.0, share * (1 - share) / (found.variance * wider**2)))
 
 
 def between(groups: Sequence[Times], q: float = 0.5, confidence: float = 0.95) -> tuple[float, float] | TooFew:

@@ -134,6 +134,25 @@ def test_a_command_that_takes_too_long_is_killed_there(device: AdbDevice, standi
     assert standin.left() == ["after"]
 
 
+def test_a_command_that_prints_without_end_is_killed_there(
+    device: AdbDevice, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "LOUDEST", 1 << 20)
+    with pytest.raises(RunFailed, match=r"printed more than 1(\.0*)? MiB and was killed there"):
+        device.run("exec yes 304.25", "", 60)
+    assert gone("304.25")
+
+
+def test_a_status_that_is_none_is_a_way_that_broke(device: AdbDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listen(child: object, heard: bytearray, *others: object) -> bool:
+        heard += f"{adb._END}{'9' * 5000}\n".encode()
+        return True
+
+    monkeypatch.setattr(adb, "_listen", listen)
+    with pytest.raises(RunFailed, match="broke"):
+        device.shell("true")
+
+
 def test_a_command_dies_when_the_way_breaks(device: AdbDevice, standin: StandIn) -> None:
     threading.Timer(0.5, standin.unplug).start()
     with pytest.raises(RunFailed, match=r"The way to .* broke"):
@@ -153,6 +172,13 @@ def test_one_at_a_time(device: AdbDevice) -> None:
     ):
         pass
     with device.held():
+        pass
+
+
+def test_no_place_for_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(Unavailable, match=r"cannot be written \(.*\): set XDG_CACHE_HOME"), AdbDevice("0A1B").held():
         pass
 
 

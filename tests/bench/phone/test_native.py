@@ -512,6 +512,11 @@ def test_a_name_from_a_bundle_is_no_command(tmp_path: Path) -> None:
     assert plan(odd, BenchOptions(), KNOWN["onnxruntime_perf_test"]).places["dims"] == "-f 'b;reboot:1'"
 
 
+def test_a_suffix_from_a_bundle_is_no_command(device: AdbDevice, standin: StandIn, tmp_path: Path) -> None:
+    found = measure(device, bundle(tmp_path, suffix=".a'b; exit 3 #"), str(script(tmp_path, "executor_runner")))
+    assert found.count
+
+
 def test_one_graph_of_several_in_a_file(tmp_path: Path) -> None:
     decisions = {"encode": {"methods": ["encode"]}, "decode": {"methods": ["decode_batch1", "decode_batch2"]}}
     artifact = Artifact.open(bundle(tmp_path, graphs=("encode", "decode"), decisions=decisions))
@@ -576,6 +581,17 @@ def test_damaged_programs_are_no_traceback(noise: bytes, wide: bool, keep: int) 
 def test_a_device_may_say_anything(thermal: str, battery: str, power: str) -> None:
     state = android.parse_state({"thermal": thermal, "battery": battery, "power": power})
     assert all((one.value is None) == (one.trust == "absent") for one in state.readings("before"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["load\n1.2.3 ... .. 1/2 3", f"load\n{'9' * 400}.1 1.0 1.0 1/2 3", f"memory\nMemTotal: {'9' * 5000} kB"],
+)
+def test_numbers_that_are_none_are_unknown(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"\n{android._MARK}{said}\n"
+    monkeypatch.setattr(AdbDevice, "shell", lambda device, command: adb.Said(0, text))
+    found = android.environment(AdbDevice("0A1B"), {})
+    assert (found.load_average, found.memory) == (None, None)
 
 
 def test_a_device_that_says_nothing_is_unknown_not_cold() -> None:

@@ -566,6 +566,68 @@ def test_a_system_that_guards_its_python_is_told_how_to_make_another() -> None:
     )
 
 
+# --- what is no sshd, or one of somebody else ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ssh]:
+    """A way to what answers every request with the same lines of Python, in place of ssh."""
+
+    def way(script: str) -> Ssh:
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "ssh"
+        program.write_text(f"#!{sys.executable}\nimport json, sys, time\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent))
+        return Ssh(Address("nano"))
+
+    return way
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "print('[' * 100000); sys.exit(3)",
+        "print('x' * 5_000_000); sys.exit(3)",
+        'print(\'{"event": "facts"}\')',
+        'print(\'{"event": "facts", "facts": {"python": 3}}\')',
+        'print(\'{"event": "error"}\')',
+        'print(\'{"event": "error", "kind": "did_you_mean", "message": ["a"]}\')',
+        'print(\'{"event": "error", "kind": "Iterable", "message": "b"}\')',
+    ],
+)
+def test_what_answers_nonsense_is_a_run_that_failed(answered: Callable[[str], Ssh], script: str) -> None:
+    with pytest.raises(RunFailed, match="ssh://nano"):
+        answered(script).look()
+
+
+def test_what_lets_us_in_and_says_nothing_is_not_waited_for_forever(
+    answered: Callable[[str], Ssh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "PATIENCE", 0.5)
+    with pytest.raises(Unavailable, match=r"^ssh://nano said nothing for 0\.5 s: look .*: ssh nano$"):
+        answered("time.sleep(60)").look()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 4000, '{"who": "\\u001b[2J"}', "\x00"])
+def test_a_lock_that_somebody_scribbled_on_is_held_by_somebody(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lock").write_text(content)
+    assert there._holder(tmp_path / "lock") == ("somebody", "an unknown time")
+
+
+def test_who_holds_a_lock_is_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(json.dumps({"who": "eve\x1b[2J", "since": 2025}))
+    assert there._holder(tmp_path / "lock") == ("eve[2J", "2025")
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert ssh._user() == f"user {os.getuid()}"
+
+
 # --- one at a time -------------------------------------------------------------------------------------------------
 
 

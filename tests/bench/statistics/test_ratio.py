@@ -115,6 +115,32 @@ def test_alike_in_turns() -> None:
     assert held >= 38
 
 
+@pytest.mark.parametrize("pairs", [2, 3])
+def test_pairs_that_differ_from_start_to_start_count_one_by_one(pairs: int) -> None:
+    """Ratios of pairs lie 2 % around the true one, which is 1: the range of two of them holds it every other time."""
+    draw, held = np.random.default_rng(9), 0
+    for _ in range(60):
+        shifts = np.exp(draw.normal(0, 0.02, pairs))
+        made = [
+            (
+                list(0.02 * np.exp(draw.normal(0, 0.004, (20, 5)))),
+                list(0.02 * shift * np.exp(draw.normal(0, 0.004, (20, 5)))),
+            )
+            for shift in shifts
+        ]
+        held += not paired(made).decided
+    assert held >= 54
+
+
+def test_the_slower_one_is_slower_in_every_turn_and_pairs_differ() -> None:
+    """Logarithms of the ratios are above zero then, and are not to be taken for ratios."""
+    made = [([np.full(5, 0.02)] * 20, [np.full(5, 0.02 * ratio)] * 20) for ratio in (1.2, 1.5, 1.8)]
+    found = paired(made)
+    assert found.value == pytest.approx(1.5)
+    centre, reach = np.log([1.2, 1.5, 1.8]).mean(), 4.302653 * np.log([1.2, 1.5, 1.8]).std(ddof=1) / 3**0.5
+    assert (found.low, found.high) == pytest.approx((np.exp(centre - reach), np.exp(centre + reach)), rel=1e-4)
+
+
 def test_tails_of_turns() -> None:
     found = paired(turns(np.random.default_rng(7), 1.2), 0.9)
     assert found.q == 0.9

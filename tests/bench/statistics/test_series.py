@@ -140,6 +140,17 @@ def test_likeness_of_independent_samples_is_one() -> None:
     assert found.effective == pytest.approx(2000 / found.time)
 
 
+def test_likeness_that_is_no_chance_is_told_from_a_time_that_is_a_guess() -> None:
+    """Of a hundred independent passes the time is often over two; that they are alike is not what that says."""
+    found = [likeness(clean(100, seed)) for seed in range(300)]
+    assert sum(one.effective < 44 for one in found) >= 3
+    assert sum(one.p < 1e-3 for one in found) <= 2
+    assert 3 <= sum(one.p < 0.05 for one in found) <= 30
+    draw = np.random.default_rng(0)
+    assert sum(likeness(0.02 * np.exp(np.repeat(draw.normal(0, 0.05, 10), 6))).p < 1e-3 for _ in range(50)) >= 45
+    assert likeness(np.full(50, 0.02)).p == 1.0
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=120))
 def test_any_series_has_answers(values: list[int]) -> None:

@@ -13,6 +13,7 @@ from edgedeploy.bench.statistics.uncertainty import (
     Times,
     between,
     effective_count,
+    effective_share,
     integrated_time,
     student,
     two_sided,
@@ -56,6 +57,15 @@ def test_alike_samples_and_processes_apart_count_for_less() -> None:
     free = [alike(500, 0.0, draw) for _ in range(3)]
     assert effective_count([alike(500, 0.9, draw) for _ in range(3)]) < effective_count(free) / 4
     assert effective_count([group + i for i, group in enumerate(free)]) < 6
+
+
+def test_hits_in_a_row_tell_less_of_their_share_than_hits_apart() -> None:
+    apart, row = np.zeros(1000), np.zeros(1000)
+    apart[np.random.default_rng(0).permutation(1000)[:100]] = 1
+    row[100:150] = row[700:750] = 1
+    assert effective_share([apart]) > 400
+    assert effective_share([row]) < 40
+    assert effective_share([np.zeros(50), np.zeros(50)]) == 100  # nothing is seen that could be alike
 
 
 @pytest.mark.parametrize(("likeness", "apart"), [(0.0, 0.0), (0.0, 5.0), (0.0, 50.0), (0.8, 0.0), (0.8, 5.0)])
