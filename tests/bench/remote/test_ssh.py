@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -340,8 +341,7 @@ def test_the_end_of_this_process_ends_what_runs_there(device: Sshd, stuck: Job) 
         "run_worker(Job('stuck:load', 'net.edge'), 60, lambda phase, share: print(phase, flush=True),\n"
         "           Ssh(Address.parse(sys.argv[1])))\n"
     )
-    sockets = device.root / "killed"
-    sockets.mkdir()
+    sockets = Path(tempfile.mkdtemp(prefix="s"))  # a socket's path has to be short
     command = [sys.executable, "-c", code, device.address().full, str(sockets)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
@@ -356,6 +356,7 @@ def test_the_end_of_this_process_ends_what_runs_there(device: Sshd, stuck: Job) 
     process.wait()
     process.stdout.close()
     assert gone(device)
+    shutil.rmtree(sockets)
 
 
 def test_a_transfer_that_breaks_leaves_nothing_half_written(
