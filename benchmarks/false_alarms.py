@@ -24,7 +24,7 @@ import numpy.typing as npt
 from benchmarks.record import Row, finish
 from edgedeploy.bench.doubts import doubts
 from edgedeploy.bench.measurement import Measurement
-from edgedeploy.bench.statistics.ratio import Comparison, Ratio, compare_groups, compare_pairs
+from edgedeploy.bench.statistics.ratio import Ratio, compare_groups, compare_pairs
 from edgedeploy.bench.statistics.uncertainty import between
 from edgedeploy.testing.fakes import fake_environment, fake_measurement, fake_process, fake_times
 
@@ -162,9 +162,9 @@ def ratios(runs: int) -> list[Row]:
                 [np.exp(draw.normal(0, 0.05, 200) + draw.normal(0, apart)) for _ in range(PROCESSES)] for _ in range(2)
             )
             both = compare_groups(first, second)
-            if isinstance(both, Comparison):
-                kept += not both.ratio.decided
-                tested += both.ratio.p < 0.05
+            if isinstance(both, Ratio):
+                kept += not both.decided
+                tested += both.p < 0.05
             states = [np.exp(np.repeat(0.2 * (draw.random(8) < 0.5), 25)) for _ in range(PROCESSES)]
             pairs = [
                 (np.split(one * state, 40), np.split(other * state, 40))

@@ -201,7 +201,7 @@ def _change(a: Sequence[Times], b: Sequence[Times], q: float, confidence: float,
         found = compare_groups(a, b, q, confidence)
         assert not isinstance(found, TooFew)
         before, after = (float(np.quantile(np.concatenate(side), q, method="median_unbiased")) for side in (a, b))
-        low, high = found.ratio.low, found.ratio.high
+        low, high = found.low, found.high
     return Change(q, _finding(low, high, margin), before, after, after / before, low, high)
 
 

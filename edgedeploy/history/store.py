@@ -21,7 +21,7 @@ from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.errors import EdgeDeployError, UsageError, did_you_mean
 from edgedeploy.history.database import opened
 from edgedeploy.history.lines import write_lines
-from edgedeploy.records import canonical, from_json, to_json
+from edgedeploy.records import canonical, to_json
 
 #: How many earlier measurements are handed to `edgedeploy.bench.doubts.doubts`.
 EARLIER = 8
@@ -228,19 +228,6 @@ class History:
         if found is None:
             raise UsageError(f"{self.path} has no measurement {number}. 'edgedeploy history' lists what it has.")
         return _unpacked(found[0], f"measurement {number} of {self.path}")
-
-    def load_comparison(self, number: int, kind: type[T]) -> T:
-        """The comparison with this id; ``kind`` is `edgedeploy.comparison.Comparison`.
-
-        Raises:
-            UsageError: there is none.
-        """
-        with opened(self.path) as db:
-            found = db.execute("SELECT record FROM comparison WHERE id = ?", (number,)).fetchone()
-        if found is None:
-            raise UsageError(f"{self.path} has no comparison {number}.")
-        where = f"comparison {number} of {self.path}"
-        return from_json(kind, _plain(found[0], where), where)
 
     def earlier(self, measurement: Measurement, most: int = EARLIER) -> tuple[Measurement, ...]:
         """The last measurements of the same artifact under the same conditions, oldest first; unreadable ones are

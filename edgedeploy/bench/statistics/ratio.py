@@ -1,4 +1,4 @@
-"""Is one faster than the other? Ratios with intervals, a rank test, and the shift of a whole distribution.
+"""Is one faster than the other? Ratios of any percentile with intervals, and a rank test.
 
 Samples come as groups: one series of latencies in time order per process. Two kinds of comparison:
 
@@ -17,9 +17,6 @@ import numpy as np
 
 from edgedeploy.bench.statistics.quantiles import TooFew, needed
 from edgedeploy.bench.statistics.uncertainty import Times, between, effective_count, of_mean, two_sided
-
-#: Where a shift is looked at.
-DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -60,42 +57,9 @@ class Ratio:
         return self.low >= 1 / (1 + margin) and self.high <= 1 + margin
 
 
-@dataclass(frozen=True)
-class Shift:
-    """The second's distribution over the first's, quantile by quantile; what a mean or a median does not see.
-
-    Args:
-        quantiles: where both were compared: those of `DECILES` that the samples support.
-        ratios: of the quantiles, second over first; ``lows`` and ``highs`` their intervals.
-        confidence: that all intervals hold their true ratios at once (Bonferroni).
-    """
-
-    quantiles: tuple[float, ...]
-    ratios: tuple[float, ...]
-    lows: tuple[float, ...]
-    highs: tuple[float, ...]
-    confidence: float
-
-    def slower(self, margin: float = 0.0) -> tuple[float, ...]:
-        """The quantiles at which the second is slower for certain, by more than ``margin`` (0.05 is 5 %)."""
-        return tuple(q for q, low in zip(self.quantiles, self.lows, strict=True) if low > 1 + margin)
-
-    def faster(self, margin: float = 0.0) -> tuple[float, ...]:
-        """The quantiles at which the second is faster for certain, by more than ``margin``."""
-        return tuple(q for q, high in zip(self.quantiles, self.highs, strict=True) if high < 1 / (1 + margin))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Of two sets of processes."""
-
-    ratio: Ratio
-    shift: Shift
-
-
 def compare_groups(
     first: Sequence[Times], second: Sequence[Times], q: float = 0.5, confidence: float = 0.95
-) -> Comparison | TooFew:
+) -> Ratio | TooFew:
     """Two sets of processes that ran apart; each item is one process's samples in seconds, in time order.
 
     The ends of the intervals of both are combined on logarithms (MOVER: G. Y. Zou and A. Donner, "Construction of
@@ -110,17 +74,7 @@ def compare_groups(
     superiority, p = rank_test(a, b)
     counts = sum(map(len, a)), sum(map(len, b))
     effective = effective_count(a, q, confidence), effective_count(b, q, confidence)
-    ratio = Ratio(value, low, high, q, confidence, p, superiority, counts, effective, paired=False)
-    return Comparison(ratio, shift(a, b, confidence))
-
-
-def shift(first: Sequence[Times], second: Sequence[Times], confidence: float = 0.95) -> Shift:
-    """The ratios at the deciles, with intervals that hold all at once."""
-    each = 1 - (1 - confidence) / len(DECILES)
-    found = {q: _apart(first, second, q, each) for q in DECILES}
-    known = {q: one for q, one in found.items() if not isinstance(one, TooFew)}
-    ratios, lows, highs = (tuple(one[column] for one in known.values()) for column in range(3))
-    return Shift(tuple(known), ratios, lows, highs, confidence)
+    return Ratio(value, low, high, q, confidence, p, superiority, counts, effective, paired=False)
 
 
 def rank_test(first: Sequence[Times], second: Sequence[Times]) -> tuple[float, float]:
