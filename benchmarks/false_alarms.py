@@ -29,7 +29,9 @@ from edgedeploy.bench.statistics.uncertainty import between
 from edgedeploy.testing.fakes import fake_environment, fake_measurement, fake_process, fake_times
 
 PROCESSES = 3
-SIZES = (20, 50, 200, 1000, 5000)
+SIZES = (20, 50, 100, 200, 1000, 5000)
+#: Processes and samples of runs that many starts are made for.
+MANY = (24, 100)
 KINDS = {"light": (0.01, 0.0), "with outliers": (0.05, 0.01)}
 MS = 1_000_000
 
@@ -38,11 +40,13 @@ Times = npt.NDArray[np.float64]
 Fault = Callable[[Times, int], Times]
 
 
-def measured(size: int, seed: int, kind: str, fault: Fault = lambda times, process: times) -> Measurement:
-    """A run of `PROCESSES` processes of ``size`` samples each."""
+def measured(
+    size: int, seed: int, kind: str, fault: Fault = lambda times, process: times, processes: int = PROCESSES
+) -> Measurement:
+    """A run of ``processes`` processes of ``size`` samples each."""
     found = []
-    for process in range(PROCESSES):
-        times = np.asarray(fake_times(size, seed * PROCESSES + process, *KINDS[kind]), np.float64)
+    for process in range(processes):
+        times = np.asarray(fake_times(size, seed * processes + process, *KINDS[kind]), np.float64)
         found.append(fake_process([int(value) for value in fault(times, process)]))
     return fake_measurement(*found)
 
@@ -103,6 +107,10 @@ def false_alarms(runs: int) -> list[Row]:
             raised = sum(bool(doubts(measured(size, seed, kind))) for seed in range(runs))
             alarms += raised
             rows.append(Row(f"doubted, {kind}, {PROCESSES} x {size} samples", raised / runs))
+        processes, size = MANY
+        raised = sum(bool(doubts(measured(size, seed, kind, processes=processes))) for seed in range(runs))
+        alarms += raised
+        rows.append(Row(f"doubted, {kind}, {processes} x {size} samples", raised / runs))
     return [*rows, Row("doubted, all clean runs", alarms / (runs * len(rows)), "", "at most", 0.05)]
 
 
