@@ -47,6 +47,8 @@ def unpack(archive: Path, directory: Path) -> Artifact:
         Untrusted: paths that escape, links, or far more bytes than an archive of this size can honestly hold.
         UsageError: damaged, truncated, or no bundle.
     """
+    if not zipfile.is_zipfile(archive) and archive.suffix != ".zip":
+        raise UsageError(f"{archive} is no bundle: give the NAME{SUFFIX} that 'edgedeploy export' makes, or its .zip.")
     try:
         with zipfile.ZipFile(archive) as opened:
             name = _check(archive, opened.infolist())

@@ -65,7 +65,8 @@ class Rules:
 class Change:
     """One percentile end to end: seconds ``before`` and ``after``, their ``ratio`` with its interval, and the finding.
 
-    Where the samples do not support it, the numbers are ``None`` and ``needs`` says how many it takes.
+    Where the samples do not support it, the numbers are ``None`` and ``needs`` says how many it takes. Where
+    ``of_processes``, they are geometric means of the percentile of each process, else that of all passes together.
     """
 
     q: float
@@ -76,6 +77,7 @@ class Change:
     low: float | None = None
     high: float | None = None
     needs: int | None = None
+    of_processes: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,14 +197,15 @@ def _change(a: Sequence[Times], b: Sequence[Times], q: float, confidence: float,
     if least < needed(q):
         return Change(q, "too few samples", needs=needed(q))
     inside = all(len(values) * (1 - q) >= 1 for values in (*a, *b))  # the percentile lies among the samples of each
-    if min(len(a), len(b)) >= ENOUGH and inside:
+    apart = min(len(a), len(b)) >= ENOUGH and inside
+    if apart:
         before, after, low, high = _observed(a, b, q, confidence)
     else:
         found = compare_groups(a, b, q, confidence)
         assert not isinstance(found, TooFew)
         before, after = (float(np.quantile(np.concatenate(side), q, method="median_unbiased")) for side in (a, b))
         low, high = found.low, found.high
-    return Change(q, _finding(low, high, margin), before, after, after / before, low, high)
+    return Change(q, _finding(low, high, margin), before, after, after / before, low, high, of_processes=apart)
 
 
 def _observed(a: Sequence[Times], b: Sequence[Times], q: float, confidence: float) -> tuple[float, float, float, float]:

@@ -104,13 +104,17 @@ class Environment:
 
 
 def changes(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[str, ...]:
-    """``key: old -> new`` for each condition that differs."""
+    """``key: old -> new`` for each condition that differs; of a mapping only what differs in it."""
     keys = [*before, *(key for key in after if key not in before)]
-    return tuple(
-        f"{key}: {_text(before.get(key))} -> {_text(after.get(key))}"
-        for key in keys
-        if before.get(key) != after.get(key)
-    )
+    pairs = [(key, before.get(key), after.get(key)) for key in keys]
+    return tuple(f"{key}: {_text(_beyond(a, b))} -> {_text(_beyond(b, a))}" for key, a, b in pairs if a != b)
+
+
+def _beyond(value: object, other: object) -> object:
+    """``value`` without the entries that ``other`` has alike, where both are mappings."""
+    if not (isinstance(value, Mapping) and isinstance(other, Mapping)):
+        return value
+    return {key: item for key, item in value.items() if key not in other or other[key] != item}
 
 
 def collect(

@@ -102,7 +102,8 @@ def load(job: Job) -> Target:
         raise UsageError(f"The loader '{job.loader}' cannot be used: {error}.") from error
     target = loader(job)
     if not target.samples:
-        raise UsageError(f"{target.name} has no samples to run on; give a folder of real ones.")
+        where = "" if job.samples is None else f" in {job.samples}"
+        raise UsageError(f"{target.name} has no samples to run on{where}; give a folder of real ones.")
     _check(job, target)
     return target
 

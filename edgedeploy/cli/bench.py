@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds of sampling where nobody says how long: usually; until an interval is narrow; sustained, and of an A/B run.
 DURATION, LONGEST, SUSTAINED, BOTH = 10.0, 120.0, 600.0, 20.0
+#: The percentile that a budget is about where nobody says.
+MEDIAN = 0.5
 #: Seconds that --until-stable goes on for at most.
 STABLE = 300.0
 
@@ -85,7 +87,7 @@ def bench(
     max_memory: Annotated[str | None, typer.Option(help="Of the process, as 300MiB.", rich_help_panel=_BUDGET)] = None,
     percentile: Annotated[
         float, typer.Option(help="That --max-latency is about, as 0.5 or 0.99.", rich_help_panel=_BUDGET)
-    ] = 0.5,
+    ] = MEDIAN,
     history: Annotated[bool, typer.Option(help="Keep the raw samples in the history.")] = True,
     telemetry: Annotated[bool, typer.Option("--telemetry", help="Print every reading of the sensors.")] = False,
     as_json: Json = False,
@@ -119,6 +121,8 @@ def bench(
 
         if budget is not None or place.native:
             raise UsageError("Two bundles are compared with each other and not with a budget, where Python runs.")
+        if profile is not None and on is None:
+            raise UsageError(f"Two bundles are compared with each other, not with {profile.name}: leave --device out.")
         run_versus(Asked(bundle, against, history, as_json), options, place)
         return
     measurement = _measured(bundle, options, place, runner, parse(cool_down, "s"))
@@ -191,6 +195,8 @@ def _budget(latency: str | None, fps: float | None, memory: str | None, percenti
     from edgedeploy.units import parse
     from edgedeploy.verdict import Budget
 
+    if latency is None and percentile != MEDIAN:
+        raise UsageError("--percentile says what --max-latency is about: give both, as in --max-latency 50ms.")
     if latency is None and fps is None and memory is None:
         return None
     return Budget(

@@ -56,13 +56,15 @@ class Found:
         """Measure there: with workers where Python runs, else with a native runner.
 
         Raises:
-            UsageError: a runner was given, and none is needed; or the phone has no profile.
+            UsageError: a runner or a time to cool down was given, and none is needed; or the phone has no profile.
             EdgeDeployError: see `edgedeploy.bench.run.bench` and `edgedeploy.bench.phone.native.bench_native`.
         """
         if self.native:
             return self._measure_native(bundle, options, follow, runner, cool_down)
         if runner is not None:
             raise UsageError("Workers measure where Python runs: --runner is for phones, as in --on adb://.")
+        if cool_down:
+            raise UsageError("A phone says how warm it is: --cool-down is for phones, as in --on adb://.")
         from edgedeploy.bench.run import bench
 
         with self.where() as where:

@@ -49,7 +49,7 @@ def predict(
             made.append(predicting.predict(subject.name, subject.cost, profile, setting))
         except Unavailable as error:
             if len(profiles) == 1:
-                raise
+                raise Unavailable(f"{profile.name}: {error}") from error
             refused.append(f"{profile.name}: {error}")
     if as_json:
         print_json({"predictions": made, "refused": refused})

@@ -36,7 +36,10 @@ def regress(
     from edgedeploy.regress import Rules, regressions
     from edgedeploy.units import parse_share
 
-    rules = Rules(parse_share(margin), force=force)
+    share = parse_share(margin)
+    if share > 1 and "%" not in margin:
+        raise UsageError(f"A margin of {share:g} is {share:.0%}: write {share:g}%, or {share:.0%} where that is meant.")
+    rules = Rules(share, force=force)
     history = History()
     before = _measurements(history, against)
     after = _newest(history, before) if now is None else _measurements(history, now)
@@ -74,7 +77,10 @@ def _measurements(history: History, text: str) -> list[Measurement]:
 
 
 def _newest(history: History, before: list[Measurement]) -> list[Measurement]:
-    """Of each subject the newest measurement in the history that is not itself one of ``before``."""
+    """Of each subject the newest measurement in the history that is later than ``before`` and was made in that way.
+
+    A run by LoadGen, or in turn with another bundle, is no newer state of one that was neither.
+    """
     from edgedeploy.regress import subject
 
     found: dict[str, Measurement] = {}
@@ -85,24 +91,30 @@ def _newest(history: History, before: list[Measurement]) -> list[Measurement]:
         like = {"model": conditions.name, "backend": conditions.backend, "scenario": conditions.scenario.name}
         for row in reversed(history.find(**like)):  # type: ignore[arg-type]
             candidate = history.load(row.id)
+            known = (candidate.conditions.in_turn, candidate.conditions.scenario.engine)
+            if known != (conditions.in_turn, conditions.scenario.engine) or candidate.created < wanted.created:
+                continue
             if subject(candidate) == subject(wanted) and candidate not in before:
                 found[subject(wanted)] = candidate
                 break
     if not found:
         names = "; ".join(dict.fromkeys(subject(measurement) for measurement in before))
-        raise UsageError(f"{history.path} has no other measurement of {names}. Run edgedeploy bench first.")
+        raise UsageError(f"{history.path} has no later measurement of {names}. Run edgedeploy bench first.")
     return list(found.values())
 
 
 def _print(regression: Regression) -> None:
-    from edgedeploy.report.regress import HEADER, change_rows, notes, ranks
+    from edgedeploy.report.regress import HEADER, change_rows, means, notes, ranks
 
     processes, samples = regression.processes, regression.samples
+    several = "process" if processes[0] == 1 else "processes"
     title = (
-        f"{regression.subject}: {samples[0]} samples of {processes[0]} processes before, "
+        f"{regression.subject}: {samples[0]} samples of {processes[0]} {several} before, "
         f"{samples[1]} of {processes[1]} now"
     )
     print_table(title, HEADER, change_rows(regression))
+    if means(regression):
+        typer.echo(means(regression))
     typer.echo(ranks(regression))
     print_notes(notes(regression))
     typer.echo(f"{regression.outcome}: {regression.sentence}")

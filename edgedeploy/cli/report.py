@@ -75,7 +75,9 @@ def _given(files: list[Path], model: str | None, device: str | None, last: int) 
         and (device is None or device in _named(entry.measurement.place))
     ]
     if not fit and (given.entries or not (given.explained or given.versus or given.predictions)):
-        raise UsageError(f"None of the {len(given.entries)} measurements in these files fits what was asked for.")
+        if not given.entries:
+            raise UsageError("There is no measurement in these files: give what edgedeploy bench --json prints, too.")
+        raise UsageError(f"No measurement in these files fits what was asked for; they have {len(given.entries)}.")
     newest = sorted(fit, key=lambda entry: entry.measurement.created)[-last:]
     given.entries = [entry for entry in fit if any(entry is one for one in newest)]
     return given

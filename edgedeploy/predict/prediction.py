@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -106,10 +107,12 @@ def predict(
     used = own if here else alike
     found = features(cost, own[-1].roofs if own else roofs_of(device, setting))
     if len(used) < LEAST:
+        counts = Counter(one.setting.family for one in known)
+        usable = [f"{run} {kind} on a {unit}" for (unit, run, kind), count in counts.items() if count >= LEAST]
         raise Unavailable(
             f"Nothing can be predicted for {setting}: {len(used)} graphs were measured with {setting.runtime} "
             f"{setting.precision} on a {setting.unit}, and {LEAST} are the least. Measure some with "
-            "'edgedeploy predict BUNDLE --learn' on such a machine."
+            f"'edgedeploy predict BUNDLE --learn' on such a machine. Known: {', '.join(usable) or 'none'}."
         )
     made = fit(used)
     seconds, (factor, unsure) = made.seconds(found), _factor(used, here)

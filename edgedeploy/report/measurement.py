@@ -73,12 +73,17 @@ def fact_rows(measurement: Measurement) -> list[tuple[str, str]]:
         ("model on disk", _size(conditions.model_size)),
         ("memory of the model", _size(measurement.model_memory)),
         ("peak memory of the process", _size(measurement.peak_memory)),
-        ("samples", f"{measurement.count} in {len(measurement.processes)} processes, batch {conditions.batch}"),
+        ("samples", f"{measurement.count} in {_processes(measurement)}, batch {conditions.batch}"),
         ("inputs", shapes),
         ("threads", "runtime's default" if threads is None else str(threads)),
         ("runtime", f"{conditions.backend} {environment.runtime or ''}".strip()),
         ("processor", f"{environment.cpu or 'unknown'}, {environment.cores or 'unknown'} logical cores"),
     ]
+
+
+def _processes(measurement: Measurement) -> str:
+    count = len(measurement.processes)
+    return f"{count} process{'' if count == 1 else 'es'}"
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from edgedeploy.bench.statistics.ratio import Ratio
 from edgedeploy.bench.versus import Versus
 from edgedeploy.report.charts import BLUE, GREEN, VERMILLION, WIDTH, Chart, figure
 from edgedeploy.report.svg import INK, MUTED, drawing, inline
+from edgedeploy.report.versus import ENOUGH
 
 
 def names(versus: Versus) -> tuple[str, str]:
@@ -24,7 +25,8 @@ def sentence(versus: Versus) -> str:
     ratio = versus.ratio()
     if isinstance(ratio, TooFew):
         return f"Nothing can be said of {second} over {first}: {ratio}."
-    text = f"{second} takes {_times(ratio)} times as long as {first} (p50 end to end; p = {ratio.p:.2g} of a rank test)"
+    test = f"; p = {ratio.p:.2g} of a rank test" if len(versus.blocks) >= ENOUGH else ""
+    text = f"{second} takes {_times(ratio)} times as long as {first} (p50 end to end{test})"
     if ratio.low <= 1 <= ratio.high:
         return f"{text}. The interval contains 1: neither is shown to be faster."
     return f"{text}. The {'second' if ratio.high < 1 else 'first'} is faster."

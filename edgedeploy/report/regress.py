@@ -25,6 +25,12 @@ def ranks(regression: Regression) -> str:
     )
 
 
+def means(regression: Regression) -> str:
+    """Which rows hold means over processes, and so not the percentile of all passes that a measurement shows."""
+    rows = [label(change.q) for change in regression.changes if change.of_processes]
+    return f"{', '.join(rows)}: geometric means of those of each process, not of all passes together" if rows else ""
+
+
 def markdown(found: Sequence[Regression]) -> str:
     """A section per subject, as for the summary of a CI job."""
     lines = []
@@ -32,7 +38,7 @@ def markdown(found: Sequence[Regression]) -> str:
         lines += [f"## {escaped(one.outcome)}: {escaped(one.subject)}", "", escaped(one.sentence), ""]
         lines += ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
         lines += ["| " + " | ".join(map(escaped, row)) + " |" for row in change_rows(one)]
-        lines += ["", *(f"- {escaped(note)}" for note in (ranks(one), *notes(one))), ""]
+        lines += ["", *(f"- {escaped(note)}" for note in (means(one), ranks(one), *notes(one)) if note), ""]
     return "\n".join(lines)
 
 

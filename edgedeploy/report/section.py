@@ -163,7 +163,7 @@ def _conditions(measurement: Measurement) -> Pairs:
         ("the session says", _listed(measurement.processes[0].facts)),
         ("scenario", _listed(_told(conditions.scenario))),
         ("end to end includes", ", ".join(conditions.includes)),
-        ("asked for", f"{show(conditions.duration, 's')} of sampling in {len(measurement.processes)} processes"),
+        ("asked for", f"{show(conditions.duration, 's')} of sampling, processes: {len(measurement.processes)}"),
         ("taken", f"{measurement.count} samples"),
         ("each sample", _sample(conditions.mean_of)),
         ("fingerprint of the conditions", measurement.fingerprint()),

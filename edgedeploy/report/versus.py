@@ -43,13 +43,17 @@ def rows(found: Versus) -> list[tuple[str, ...]]:
 
 
 def summary(found: Versus) -> dict[str, Any]:
-    """Ratios as plain values: of the parts at the median, of end-to-end at `QUANTILES`; ``None`` where too few."""
+    """Ratios as plain values: of the parts at the median, of end-to-end at `QUANTILES`; ``None`` where too few.
+
+    ``p`` is ``None`` with fewer than `ENOUGH` processes.
+    """
+    pairs = len(found.blocks)
     whole = {label(q): found.ratio(q) for q in QUANTILES}
     return {
         "first": {"name": found.first.conditions.name, "digest": found.first.conditions.digest},
         "second": {"name": found.second.conditions.name, "digest": found.second.conditions.digest},
-        "parts": {part: _plain(ratio) for part, ratio in found.parts.items()},
-        "end-to-end": {name: _plain(ratio) for name, ratio in whole.items()},
+        "parts": {part: _plain(ratio, pairs) for part, ratio in found.parts.items()},
+        "end-to-end": {name: _plain(ratio, pairs) for name, ratio in whole.items()},
     }
 
 
@@ -81,5 +85,7 @@ def _bounds(ratio: Ratio) -> str:
     return f"{ratio.low:.3f} to {ratio.high:.3f}"
 
 
-def _plain(ratio: Ratio | TooFew) -> Any:
-    return None if isinstance(ratio, TooFew) else {**to_json(ratio), "decided": ratio.decided}
+def _plain(ratio: Ratio | TooFew, pairs: int) -> Any:
+    if isinstance(ratio, TooFew):
+        return None
+    return {**to_json(ratio), "p": ratio.p if pairs >= ENOUGH else None, "decided": ratio.decided}

@@ -153,6 +153,7 @@ def test_the_same_conditions_have_the_same_fingerprint_whatever_the_model() -> N
         ({"inputs": {"image": (1, 3, 32, 32)}}, "inputs: image (1, 3, 64, 64) -> image (1, 3, 32, 32)"),
         ({"before": fake_environment(governor="powersave")}, "governor: performance -> powersave"),
         ({"before": fake_environment(packages={"numpy": "2.1"})}, "packages: numpy 2.0 -> numpy 2.1"),
+        ({"before": fake_environment(packages={"numpy": "2.0", "new": "1"})}, "packages: none -> new 1"),
         ({"before": fake_environment(turbo=None)}, "turbo: False -> unknown"),
     ],
 )

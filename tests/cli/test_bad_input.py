@@ -128,10 +128,14 @@ def test_an_export_that_cannot_be(arguments: tuple[str, ...], words: tuple[str, 
         (("--max-latency", "50MiB"), ("'50MiB'", "time")),
         (("--max-memory", "50ms"), ("'50ms'", "size")),
         (("--percentile", "2", "--max-latency", "1s"), ("percentile 2",)),
+        (("--percentile", "0.99"), ("--max-latency", "give both")),
+        (("--cool-down", "3s"), ("--cool-down is for phones",)),
+        (("--against", "other.edge", "--device", "raspberry-pi-5"), ("leave --device out",)),
         (("--imgsz", "0"), ("'0' is no image size",)),
         (("--backend", "onnxruntim"), ("Did you mean 'onnxruntime'?",)),
         (("--option", "optimisation=all"), ("Did you mean 'optimization'?",)),
         (("--samples", "nowhere"), ("nowhere",)),
+        (("--samples", "."), ("no samples to run on in", "folder of real ones")),
         (("--batch", "4"), ("batches of 1 only, not of 4",)),
         (("--device", "raspberry-pi-55"), ("Did you mean 'raspberry-pi-5'?",)),
     ],
@@ -143,6 +147,11 @@ def test_a_benchmark_that_cannot_be_is_refused_before_it_takes_time(
     result = cli("bench", demo.fp32, *arguments)
     result.refused(2, *words)
     assert "sampling" not in result.err
+
+
+@pytest.mark.parametrize("command", ["bench", "why", "verify"])
+def test_a_checkpoint_is_no_bundle(command: str, cli: Any, demo: Any) -> None:
+    cli(command, demo.checkpoint).refused(2, "is no bundle", "edgedeploy export")
 
 
 @pytest.mark.parametrize("margin", ["-0.01", "0", "nan"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
 from edgedeploy.bench.measurement import Measurement
+from edgedeploy.bench.scenario import Scenario
 from edgedeploy.cli.regress import regress
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.history import History, write_lines
@@ -82,7 +84,30 @@ def test_a_baseline_is_not_compared_with_itself(history: History, tmp_path: Path
     history.record(taken(10, 1, name="lonely"))
     result = run("--against", only)
     assert isinstance(result.exception, UsageError)
-    assert "no other measurement of lonely on this-machine" in str(result.exception)
+    assert "no later measurement of lonely on this-machine" in str(result.exception)
+
+
+def test_what_was_measured_before_the_baseline_is_not_now(history: History) -> None:
+    result = run("--against", 4)
+    assert isinstance(result.exception, UsageError)
+    assert "no later measurement of net on this-machine" in str(result.exception)
+
+
+@pytest.mark.parametrize("changed", [{"in_turn": True}, {"scenario": Scenario(engine="loadgen")}])
+def test_a_run_of_another_kind_is_not_the_newest_of_the_same(history: History, changed: dict[str, Any]) -> None:
+    other = taken(14, 6)
+    history.record(dataclasses.replace(other, conditions=dataclasses.replace(other.conditions, **changed)))
+    (found,) = json.loads(run("--against", 2, "--json").stdout)["regressions"]
+    assert found["changes"][0]["after"] < 0.014
+
+
+def test_what_the_seconds_are_is_said(history: History) -> None:
+    said = "geometric means of those of each process"
+    assert f"p50, p90: {said}" in run("--against", 1, 2).stdout
+    alone = dataclasses.replace(taken(10, 5), processes=taken(10, 5).processes[:1])
+    result = run("--against", history.record(alone), 2)
+    assert said not in result.stdout
+    assert "200 samples of 1 process before, 600 of 3 now" in " ".join(result.stdout.split())
 
 
 def test_files_of_several_models_are_compared_one_by_one(history: History, tmp_path: Path) -> None:
@@ -121,6 +146,6 @@ def test_a_name_that_nothing_has(history: History) -> None:
         assert isinstance(run("--against", text).exception, UsageError)
 
 
-@pytest.mark.parametrize("margin", ["-1%", "much", "nan"])
+@pytest.mark.parametrize("margin", ["-1%", "much", "nan", "5"])
 def test_a_margin_that_is_none(history: History, margin: str) -> None:
     assert isinstance(run("--against", "release", 2, "--margin", margin).exception, UsageError)

@@ -74,7 +74,7 @@ def test_files_are_filtered_and_the_newest_are_kept(place: Path) -> None:
     ):
         run("all.jsonl", "-o", "r.csv", *arguments)
         assert models(place / "r.csv") == wanted
-    with pytest.raises(UsageError, match="None of the 4"):
+    with pytest.raises(UsageError, match="they have 4"):
         run("all.jsonl", "--model", "another")
 
 

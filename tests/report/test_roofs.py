@@ -98,6 +98,7 @@ def test_a_clear_ratio_names_the_faster_and_an_unclear_one_does_not(kit: Any) ->
     assert re.search(
         r"fast takes 0\.80\d \(0\.\d+ to 0\.\d+\) times as long as slow .* The second is faster\.", sentence(clear)
     )
+    assert "rank test" not in sentence(clear)  # three processes are too few for one
     same = Versus(slow, kit.made(2, name="other"), ((5, 5),) * 3)
     assert "The interval contains 1: neither is shown to be faster." in sentence(same)
     said = [e.text or "" for e in ElementTree.fromstring(ratio_chart(clear, "a").svg).iter("text")]
