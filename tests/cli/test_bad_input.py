@@ -135,7 +135,6 @@ def test_an_export_that_cannot_be(arguments: tuple[str, ...], words: tuple[str, 
         (("--backend", "onnxruntim"), ("Did you mean 'onnxruntime'?",)),
         (("--option", "optimisation=all"), ("Did you mean 'optimization'?",)),
         (("--samples", "nowhere"), ("nowhere",)),
-        (("--samples", "."), ("no samples to run on in", "folder of real ones")),
         (("--batch", "4"), ("batches of 1 only, not of 4",)),
         (("--device", "raspberry-pi-55"), ("Did you mean 'raspberry-pi-5'?",)),
     ],
@@ -147,6 +146,11 @@ def test_a_benchmark_that_cannot_be_is_refused_before_it_takes_time(
     result = cli("bench", demo.fp32, *arguments)
     result.refused(2, *words)
     assert "sampling" not in result.err
+
+
+def test_a_folder_without_samples_is_named(cli: Any, demo: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cli("bench", demo.fp32, "--samples", tmp_path / "empty").refused(2, f"no samples to run on in {tmp_path / 'empty'}")
 
 
 @pytest.mark.parametrize("command", ["bench", "why", "verify"])

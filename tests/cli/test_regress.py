@@ -103,7 +103,7 @@ def test_a_run_of_another_kind_is_not_the_newest_of_the_same(history: History, c
 
 def test_what_the_seconds_are_is_said(history: History) -> None:
     said = "geometric means of those of each process"
-    assert f"p50, p90: {said}" in run("--against", 1, 2).stdout
+    assert f"p50, p90, p99: {said}" in run("--against", 1, 2).stdout
     alone = dataclasses.replace(taken(10, 5), processes=taken(10, 5).processes[:1])
     result = run("--against", history.record(alone), 2)
     assert said not in result.stdout
