@@ -27,6 +27,8 @@ Times = npt.NDArray[np.float64]
 
 #: Seconds that every scenario of MLPerf lasts at least, and samples that its offline has.
 MLPERF_DURATION, MLPERF_SAMPLES = 600.0, 24_576
+#: Seconds that a sustained run has to last before it says something of heat.
+SUSTAINED = 600.0
 #: The percentile that MLPerf reports of a scenario.
 MLPERF_PERCENTILE: dict[Name, float] = {"single-stream": 0.9, "multi-stream": 0.99, "server": 0.99}
 #: Stretches of consecutive passes, over all processes, whose rates give the interval of a throughput (more where there
@@ -204,6 +206,12 @@ def _kept(measurement: Measurement) -> list[str]:
             f"of {_time(duration)}."
         )
     if measurement.conditions.scenario.name == "sustained":
+        wall = sum(process.telemetry.wall for process in processes)
+        if wall < SUSTAINED:
+            told.append(
+                f"Heat takes minutes: a sustained run lasts {_time(SUSTAINED)} at least, and this one {_time(wall)}. "
+                "What it says of throttling is noise."
+            )
         kept = sum(float(own_seconds(process.samples).sum()) for process in processes)
         share = kept / max(1e-9, sum(process.telemetry.wall for process in processes))
         if share < 0.6:  # of two passes one was left out, or more

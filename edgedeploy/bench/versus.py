@@ -134,7 +134,7 @@ def versus(
     if options.scenario.name != "single-stream" or options.scenario.engine != "edgedeploy":
         raise UsageError(f"Two artifacts take turns query by query, and not as '{options.scenario.name}'.")
     if options.precision is not None or options.until_stable is not None:
-        raise UsageError("Two artifacts take turns for a fixed duration: leave out precision and until_stable.")
+        raise UsageError("Two artifacts take turns for a fixed duration: leave out --precision and --until-stable.")
     jobs = [_job(one, options, where) for one in (first, second)]
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     pairs = []
