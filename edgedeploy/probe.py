@@ -27,19 +27,22 @@ _Q = TypeVar("_Q", bound=Quantity)
 
 _WARM_UPS = 2
 _MINIMUM = 5
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+#: What settles the threads of numpy's BLAS.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def probe(size: int = 2048, seconds: float = 3.0, copy: int | None = None) -> Device:
+def probe(size: int = 2048, seconds: float = 3.0, copy: int | None = None, threads: int | None = None) -> Device:
     """`edgedeploy.device.this_machine`, measured too: arithmetic peaks, copy bandwidth and timer.
 
     Args:
         size: side of the square matrices that are multiplied.
         seconds: how long each measurement repeats itself, five times at least.
         copy: bytes of each of the two arrays of the copy; 256 MiB, or a sixteenth of the memory, where ``None``.
+        threads: as many as this process may keep busy, where ``None``. Those of numpy's BLAS are settled when it is
+            loaded, see `edgedeploy.bench.peaks`.
     """
     device = this_machine()
-    threads = (device.cpu.usable.value if device.cpu.usable else None) or 1
+    threads = threads or (device.cpu.usable.value if device.cpu.usable else None) or 1
     room = (device.memory.limit or device.memory.size).si or 4 << 30
     begin, used = time.perf_counter(), time.process_time()
     measured = Peaks(
@@ -150,7 +153,7 @@ def _blas() -> str:
     """Name and version of the BLAS of numpy, and what the environment says of its threads."""
     config: Any = np.show_config(mode="dicts")
     blas = config.get("Build Dependencies", {}).get("blas", {})
-    limits = [f"{name}={os.environ[name]}" for name in _THREAD_VARIABLES if name in os.environ]
+    limits = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     name = f"{blas.get('name', 'unknown BLAS')} {blas.get('version', '')}".strip()
     return ", ".join([f"numpy {np.__version__}", name, *limits])
 

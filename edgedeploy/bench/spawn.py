@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edgedeploy.bench.remote.there import oom_kills as out_of_memory_kills
-from edgedeploy.bench.remote.transport import Broken, Local, Transport, kind_of
+from edgedeploy.bench.remote.transport import Broken, Local, Transport, end, kind_of
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import EdgeDeployError, RunFailed, UsageError
+from edgedeploy.fate import out_of_memory_kills, signal_name
 from edgedeploy.records import canonical, from_json, to_json
 
 #: Bytes of a worker's standard error that are kept, and lines of it that are told.
@@ -128,7 +128,7 @@ def converse(
         broken = None if child.end is not None else way.explain(status, words)
         raise broken or RunFailed(_obituary(child, call.job, silence, kills, way.on))
     finally:
-        _end(process)
+        end(process)
 
 
 def _listen(child: _Child, call: Call[T], silence: float, follow: Follow) -> T | None:
@@ -229,7 +229,7 @@ def _obituary(child: _Child, job: Job, silence: float, kills: int | None, on: st
         what = f"The worker measuring {_subject(job)} said nothing for {silence:g} s {where} and was killed."
     elif status < 0:
         why = " (the kernel was out of memory)" if memory and -status == signal.SIGKILL else ""
-        what = f"The worker measuring {_subject(job)} was killed by {_signal_name(-status)} {where}{why}."
+        what = f"The worker measuring {_subject(job)} was killed by {signal_name(-status)} {where}{why}."
     else:
         what = f"The worker measuring {_subject(job)} ended with status {status} {where}."
     return f"{what} {child.last_words()}"
@@ -239,24 +239,6 @@ def _subject(job: Job) -> str:
     return f"{Path(job.path).name} on {job.backend or 'its runtime'}"
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _more_kills(before: int | None) -> bool:
     now = out_of_memory_kills()
     return before is not None and now is not None and now > before
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Make sure that the worker, and what it started, is gone, and close our ends of its pipes."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()

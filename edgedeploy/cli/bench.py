@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedeploy.cli.place import Found, found_at
+from edgedeploy.cli.place import Found, Phone, found_at
+from edgedeploy.cli.running import Backend, Batch, Bundle, ImageSize, Options, Samples, Threads
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 from edgedeploy.errors import UsageError
 
@@ -30,14 +31,14 @@ _LOAD, _GOAL, _WHERE, _BUDGET = "How queries arrive", "How long", "Where", "What
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
+    bundle: Bundle,
     against: Annotated[Path | None, typer.Option(help="Another bundle, timed in turn with it: the ratio.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside one call.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
-    imgsz: Annotated[str | None, typer.Option(help="Image size, for a bundle whose size is dynamic.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="Image or folder of images; else the bundle's own.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Runtime by name; else the bundle's.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="A runtime option, key=value.")] = None,
+    threads: Threads = None,
+    batch: Batch = 1,
+    imgsz: ImageSize = None,
+    samples: Samples = None,
+    backend: Backend = None,
+    option: Options = None,
     scenario: Annotated[
         str,
         typer.Option(help="single-stream, multi-stream, offline, server, paced, sustained.", rich_help_panel=_LOAD),
@@ -115,17 +116,19 @@ def bench(
     )
     budget = _budget(max_latency, min_fps, max_memory, percentile)
     profile = None if device is None else load(device)  # refused before it takes time
-    place = found_at(on, device)
+    place, phone = found_at(on, device), Phone(runner, parse(cool_down, "s"))
     if against is not None:
         from edgedeploy.cli.versus import Asked, run_versus
 
-        if budget is not None or place.native:
-            raise UsageError("Two bundles are compared with each other and not with a budget, where Python runs.")
+        if budget is not None:
+            raise UsageError("Two bundles are compared with each other: leave the budget out.")
+        if place.native or phone != Phone():
+            raise UsageError("Two bundles take turns where Python runs, not on phones: leave out what those take.")
         if profile is not None and on is None:
             raise UsageError(f"Two bundles are compared with each other, not with {profile.name}: leave --device out.")
         run_versus(Asked(bundle, against, history, as_json), options, place)
         return
-    measurement = _measured(bundle, options, place, runner, parse(cool_down, "s"))
+    measurement = _measured(bundle, options, place, phone)
     kept = _kept(measurement, bundle, history)
     verdicts = [] if budget is None else [_judged(measurement, budget)]
     if profile is not None:
@@ -173,13 +176,13 @@ def _usual(scenario: str, precise: bool, pair: bool) -> tuple[float, int]:
     return (LONGEST if precise else DURATION), 3
 
 
-def _measured(bundle: Path, options: BenchOptions, place: Found, runner: str | None, cool_down: float) -> Measurement:
+def _measured(bundle: Path, options: BenchOptions, place: Found, phone: Phone) -> Measurement:
     with progress() as say:
 
         def follow(step: Progress) -> None:
             say(f"process {step.process} of {step.processes}: {step.phase}")
 
-        return place.measure(bundle, options, follow, runner, cool_down)
+        return place.measure(bundle, options, follow, phone)
 
 
 def _kept(measurement: Measurement, bundle: Path, history: bool) -> Remembered:

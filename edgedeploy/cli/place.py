@@ -19,6 +19,14 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True)
+class Phone:
+    """What only phones take: the native ``runner``, and the longest wait in seconds until they are cool."""
+
+    runner: str | None = None
+    cool_down: float = 0.0
+
+
+@dataclass(frozen=True)
 class Found:
     """Where to measure: ``on`` as a URL, the ``profile`` of what is there, the ``target``'s name if it has one."""
 
@@ -50,8 +58,7 @@ class Found:
         bundle: Path,
         options: BenchOptions,
         follow: Callable[[Progress], None],
-        runner: str | None,
-        cool_down: float,
+        phone: Phone,
     ) -> Measurement:
         """Measure there: with workers where Python runs, else with a native runner.
 
@@ -60,10 +67,10 @@ class Found:
             EdgeDeployError: see `edgedeploy.bench.run.bench` and `edgedeploy.bench.phone.native.bench_native`.
         """
         if self.native:
-            return self._measure_native(bundle, options, follow, runner, cool_down)
-        if runner is not None:
+            return self._measure_native(bundle, options, follow, phone)
+        if phone.runner is not None:
             raise UsageError("Workers measure where Python runs: --runner is for phones, as in --on adb://.")
-        if cool_down:
+        if phone.cool_down:
             raise UsageError("A phone says how warm it is: --cool-down is for phones, as in --on adb://.")
         from edgedeploy.bench.run import bench
 
@@ -75,8 +82,7 @@ class Found:
         bundle: Path,
         options: BenchOptions,
         follow: Callable[[Progress], None],
-        runner: str | None,
-        cool_down: float,
+        phone: Phone,
     ) -> Measurement:
         from edgedeploy.archive import open_artifact
         from edgedeploy.bench.phone.adb import AdbDevice
@@ -88,7 +94,7 @@ class Found:
             raise UsageError(f"{self.on} needs a profile, which knows its runners: add --device, as in pixel-8.")
         profile = load(self.profile)
         runtime = options.backend or open_artifact(bundle).manifest.exporter.runtime
-        chosen = NativeRunner.choose(runner, runtime, profile, cool_down)
+        chosen = NativeRunner.choose(phone.runner, runtime, profile, phone.cool_down)
         found = bench_native(bundle, options, chosen, AdbDevice.find(self.on), profile, follow)
         return replace(found, place=replace(found.place, target=self.target))
 

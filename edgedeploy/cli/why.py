@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedeploy.cli.place import found_at
+from edgedeploy.cli.running import Backend, Batch, Bundle, ImageSize, Options, Samples, Threads
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_table, progress, writable
 from edgedeploy.errors import UsageError
 
@@ -17,15 +18,14 @@ if TYPE_CHECKING:
 
 
 def why(
-    bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
-    device: Annotated[str | None, typer.Option(help="What this machine is: the profile with its peaks.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="A .yaml of 'edgedeploy devices probe', in its place.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside one call.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
-    imgsz: Annotated[str | None, typer.Option(help="Image size, for a bundle whose size is dynamic.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="Image or folder of images; else the bundle's own.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Runtime by name; else the bundle's.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="A runtime option, key=value.")] = None,
+    bundle: Bundle,
+    device: Annotated[str | None, typer.Option(help="What runs it: the name or .yaml of a profile with peaks.")] = None,
+    threads: Threads = None,
+    batch: Batch = 1,
+    imgsz: ImageSize = None,
+    samples: Samples = None,
+    backend: Backend = None,
+    option: Options = None,
     on: Annotated[str | None, typer.Option(help="Profile there: a target's name or ssh://user@host[:port].")] = None,
     top: Annotated[int, typer.Option(min=1, help="Nodes to list.")] = 10,
     plot: Annotated[Path | None, typer.Option(help="Draw the roofline to this .png, .svg or .pdf.")] = None,
@@ -38,7 +38,7 @@ def why(
     place = found_at(on, device)
     if place.native:
         raise UsageError("Phones are not profiled: why needs a device where Python runs, as with --on ssh://.")
-    known = _device(device, profile)  # refused before it takes time
+    known = _device(device)  # refused before it takes time
     if plot is not None:
         from edgedeploy.report.roofline_plot import check
 
@@ -66,18 +66,14 @@ def why(
         _print(found, top, plot)
 
 
-def _device(name: str | None, profile: Path | None) -> Device | None:
+def _device(name: str | None) -> Device | None:
     """The device that was named; ``None`` where its peaks are to be measured.
 
     Raises:
-        UsageError: both were given, or there is no such device.
+        UsageError: there is no such device.
     """
     from edgedeploy.device import THIS_MACHINE, load
 
-    if profile is not None:
-        if name not in (None, THIS_MACHINE):
-            raise UsageError("Give --device or --profile, not both: each says what this machine is.")
-        return load(profile)
     return None if name in (None, THIS_MACHINE) else load(str(name))
 
 

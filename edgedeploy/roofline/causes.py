@@ -230,7 +230,7 @@ def _unknown(nodes: Sequence[NodeRoof], roofline: Roofline, subject: Subject) ->
         what += ["the bandwidth"] if roofline.roofs.bandwidth.si is None else []
         return (
             f"{sentence}{' and '.join(what)} of {roofline.roofs.device} is unknown.",
-            "Measure it with 'edgedeploy devices probe -o NAME.yaml', and give that file as --profile.",
+            "Measure it with 'edgedeploy devices probe -o NAME.yaml', and give that file as --device.",
         )
     return sentence + "no stored node is known for them, or its operator is not counted.", "See their times."
 

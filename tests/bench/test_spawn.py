@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgedeploy.bench import spawn
+from edgedeploy.bench.remote import transport
 from edgedeploy.bench.remote.transport import Broken, Local
 from edgedeploy.bench.spawn import run_worker
 from edgedeploy.bench.target import Job
@@ -58,13 +59,13 @@ def test_a_worker_that_dies_leaves_its_last_words(behaviour: str, told: str) -> 
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The worker processes that were put to an end."""
     found: list[subprocess.Popen[bytes]] = []
-    end = spawn._end
+    end = transport.end
 
     def remember(process: subprocess.Popen[bytes]) -> None:
         end(process)
         found.append(process)
 
-    monkeypatch.setattr(spawn, "_end", remember)
+    monkeypatch.setattr(spawn, "end", remember)
     return found
 
 

@@ -20,7 +20,7 @@ def probed(cli: Any) -> Path:
 def test_an_int8_bundle_is_explained(cli: Any, demo: Any, probed: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "roof.png"
-    result = cli("why", demo.int8, "--threads", 1, "--profile", probed, "--plot", plot, "--top", 3)
+    result = cli("why", demo.int8, "--threads", 1, "--device", probed, "--plot", plot, "--top", 3)
     assert result.status == 0, result.err
     for word in (
         "aerial in int8 on onnxruntime",
@@ -38,7 +38,7 @@ def test_an_int8_bundle_is_explained(cli: Any, demo: Any, probed: Path, tmp_path
 
 
 def test_for_programs(cli: Any, demo: Any, probed: Path) -> None:
-    said = cli("why", demo.fp32, "--threads", 1, "--profile", probed, "--json").json
+    said = cli("why", demo.fp32, "--threads", 1, "--device", probed, "--json").json
     assert said["precision"] == "fp32"
     assert said["flops"] > 1e8
     assert said["plot"] is None
@@ -63,8 +63,7 @@ def test_peaks_are_measured_where_none_are_given(cli: Any, demo: Any) -> None:
     [
         (("--plot", "roof.bmp"), ("roof.bmp", ".png")),
         (("--device", "raspberry-pi-99"), ("raspberry-pi-99",)),
-        (("--device", "raspberry-pi-5", "--profile", "here.yaml"), ("not both",)),
-        (("--profile", "nowhere.yaml"), ("nowhere.yaml",)),
+        (("--device", "nowhere.yaml"), ("nowhere.yaml",)),
         (("--threads", 1, "--option", "speed=11"), ("no option 'speed'",)),
     ],
 )
@@ -80,7 +79,7 @@ def test_the_profile_of_another_kind_of_machine_is_refused(cli: Any, demo: Any) 
 
 
 def test_without_onnx_times_are_still_told(cli: Any, fp32: Path, probed: Path) -> None:
-    result = cli("why", fp32, "--threads", 1, "--profile", probed, without=("onnx",))
+    result = cli("why", fp32, "--threads", 1, "--device", probed, without=("onnx",))
     assert result.status == 0, result.err
     assert "operations unknown" in result.out
     assert "pip install 'edgedeploy[export]'" in result.out

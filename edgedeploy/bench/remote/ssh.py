@@ -16,7 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -31,7 +30,7 @@ from edgedeploy.bench.remote import there
 from edgedeploy.bench.remote.address import Address
 from edgedeploy.bench.remote.carry import Parcel, core, pack
 from edgedeploy.bench.remote.ssh_words import last_line, refusal, requirements
-from edgedeploy.bench.remote.transport import Broken, kind_of
+from edgedeploy.bench.remote.transport import Broken, end, kind_of
 from edgedeploy.errors import EdgeDeployError, RunFailed, Unavailable, UsageError
 from edgedeploy.records import from_json
 
@@ -380,14 +379,3 @@ def _feed(process: subprocess.Popen[bytes], parcel: Parcel) -> None:
     with contextlib.suppress(OSError, ValueError), process.stdin:
         for chunk in parcel.stream():
             process.stdin.write(chunk)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End an ssh and close our ends of its pipes; what it ran over there notices."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()

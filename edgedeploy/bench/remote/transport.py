@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +135,14 @@ def _environment() -> dict[str, str]:
     """Ours, with the folder that this edgedeploy was imported from in front: the worker has to run the same one."""
     root = str(Path(errors.__file__).resolve().parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Make sure that a process which `Transport.start` made is gone, with all that it started here; close its pipes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
 from edgedeploy.model import Source
 from edgedeploy.records import canonical, to_json
 from edgedeploy.tensors import Signature, TensorSpec
-from tests.bench.phone.standin_adb import ABI, TEXTS, StandIn, gone, plugged_in, private_server
+from tests.bench.phone.standin_adb import ABI, TEXTS, StandIn, gone
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs the adb client (apt-get install adb)")
 needs_abi = pytest.mark.skipif(ABI == "unknown", reason=f"Android has no name for {platform.machine()}")
@@ -140,27 +139,6 @@ def script(folder: Path, name: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n" + SCRIPTS[name])
     return path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch, private_server(home) as variables:
-        for name, value in {**variables, "XDG_CACHE_HOME": str(home / "cache")}.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture
-def standin(server: None, tmp_path: Path) -> Iterator[StandIn]:
-    with plugged_in(tmp_path / "device") as device:
-        yield device
-        adb._client(["disconnect", device.address], 10)
-
-
-@pytest.fixture
-def device(standin: StandIn) -> AdbDevice:
-    return AdbDevice.find(f"adb://{standin.address}")
 
 
 def measure(device: AdbDevice, path: Path, asked: str, **options: Any) -> Measurement:
@@ -460,7 +438,7 @@ def test_the_runner_that_is_meant(tmp_path: Path) -> None:
         (None, "executorch", "The program of executor_runner is not on the device: build it, and write --runner"),
         ("executor_runner", "executorch", "write --runner executor_runner=PATH"),
         ("executor_runer", "executorch", "Did you mean 'executor_runner'"),
-        ("/tmp/something", "executorch", "There is no native runner 'something' for executorch"),
+        ("here/something", "executorch", "There is no native runner 'something' for executorch"),
         ("benchmark_model=/bin/sh", "executorch", "benchmark_model runs litert, and the bundle is for executorch"),
         ("executor_runner=/nowhere/at/all", "executorch", "There is no program at /nowhere/at/all"),
         (None, "tensorrt", "There is no native runner '' for tensorrt"),
