@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+#: Lines of what a process wrote that are told.
+LAST_LINES = 8
 #: What the signals that end a vendor's library mean.
 _MEANINGS = {
     "SIGSEGV": "it used memory that is not its own",
@@ -22,6 +24,12 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def last_words(text: str) -> str:
+    """The last lines of what a process wrote for people, below a line that says so."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
 
 
 def out_of_memory_kills() -> int | None:

@@ -71,6 +71,10 @@ class Passes:
         total: npt.NDArray[np.int64] = np.asarray(columns, dtype=np.int64).reshape(-1, len(self)).sum(axis=0)
         return total / 1e9
 
+    def own_seconds(self) -> npt.NDArray[np.float64]:
+        """Seconds of each pass without its wait."""
+        return self.seconds() - self.seconds(WAIT) if self.wait else self.seconds()
+
     def times(self) -> npt.NDArray[np.float64]:
         """Seconds from the begin of the run to the begin of each pass; as if back to back where not recorded."""
         if self.began:

@@ -18,7 +18,7 @@ from edgedeploy.bench.endurance import Endurance, endurance
 from edgedeploy.bench.measurement import Measurement, Passes, Process
 from edgedeploy.bench.sampling import LIMIT
 from edgedeploy.bench.scenario import MULTI_STREAM_SAMPLES, TIMED, Name
-from edgedeploy.bench.schedule import Schedule, notes, own_seconds, schedule
+from edgedeploy.bench.schedule import Schedule, notes, schedule
 from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.records import to_json
 from edgedeploy.units import show
@@ -212,7 +212,7 @@ def _kept(measurement: Measurement) -> list[str]:
                 f"Heat takes minutes: a sustained run lasts {_time(SUSTAINED)} at least, and this one {_time(wall)}. "
                 "What it says of throttling is noise."
             )
-        kept = sum(float(own_seconds(process.samples).sum()) for process in processes)
+        kept = sum(float(process.samples.own_seconds().sum()) for process in processes)
         share = kept / max(1e-9, sum(process.telemetry.wall for process in processes))
         if share < 0.6:  # of two passes one was left out, or more
             told.append(f"The passes that were kept cover {share:.0%} of the time; the others ran and were not kept.")

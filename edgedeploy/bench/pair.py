@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from edgedeploy import errors
 from edgedeploy.bench.interleave import BLOCK
+from edgedeploy.bench.remote.transport import kind_of
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer, Tell, serve
 from edgedeploy.errors import EdgeDeployError, RunFailed
+from edgedeploy.fate import last_words, signal_name
 from edgedeploy.records import from_json, to_json
 
 MODULE = "edgedeploy.bench.pair"
@@ -32,8 +32,6 @@ MODULE = "edgedeploy.bench.pair"
 TURN = 0.005
 #: Rounds that are made however long they take, and at most.
 ROUNDS, MOST = 8, 20_000
-#: Lines of a side's standard error that are told where it dies.
-LAST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -171,18 +169,15 @@ class Side:
         raise RunFailed(self._obituary())
 
     def _refusal(self, event: dict[str, Any]) -> EdgeDeployError:
-        kind = getattr(errors, str(event.get("kind")), RunFailed)
-        if not (isinstance(kind, type) and issubclass(kind, EdgeDeployError)):
-            kind = RunFailed
+        kind = kind_of(event.get("kind"))
         return kind(f"{self._name}: {event.get('message')}")
 
     def _obituary(self) -> str:
         status = self._process.wait()
-        end = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        end = f"ended with status {status}" if status >= 0 else f"was killed by {signal_name(-status)}"
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, self._words.tell() - 16384))
-        lines = [line.rstrip() for line in self._words.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        last = "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
+        last = last_words(self._words.read().decode("utf-8", "replace"))
         return f"The worker measuring {self._name} {end} while {self._phase}, and the other one was ended. {last}"
 
 

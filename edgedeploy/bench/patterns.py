@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgedeploy.bench.measurement import PARTS, Measurement, Process
+from edgedeploy.bench.measurement import Measurement, Process
 from edgedeploy.bench.statistics.quantiles import needed
 from edgedeploy.bench.statistics.series import Bursts, Drift, Modes, bursts, drift, likeness, modes, steps
-from edgedeploy.bench.statistics.uncertainty import Times
 from edgedeploy.units import show
 
 #: A drift is told from this share of the median on; it and likeness, where chance shows the like in less than this
@@ -31,14 +30,14 @@ def patterns(measurement: Measurement) -> list[str]:
         found += _of_process(measurement, process, which)
     if len(found) > SINGLY:
         found[SINGLY:] = [f"Of {len(found) - SINGLY} more processes something like that can be told."]
-    series = [_service(process) for process in measurement.processes]
+    series = [process.samples.own_seconds() for process in measurement.processes]
     seen = bursts(series, [process.samples.times() for process in measurement.processes])
     return found if seen is None else [*found, *_bursts(seen, float(np.median(np.concatenate(series))))]
 
 
 def _of_process(measurement: Measurement, process: Process, which: str) -> list[str]:
     """At most one sentence: what changes slowly is a drift, two speeds, or likeness, and looks like all three."""
-    values, times = _service(process), process.samples.times()
+    values, times = process.samples.own_seconds(), process.samples.times()
     seen = steps(values)
     two = modes(values, times, max(process.telemetry.resolution, seen.step if seen.coarse else 0.0))
     if two is not None:
@@ -106,12 +105,6 @@ def _follows(found: Modes, samples: int) -> bool:
     slow = np.asarray(found.slow, np.float64)
     shares = np.array([slow[start::samples].mean() for start in range(samples)])
     return bool(np.var(np.resize(shares, len(slow))) >= FOLLOWS * np.var(slow))
-
-
-def _service(process: Process) -> Times:
-    """Seconds of each pass without its wait."""
-    total: Times = np.sum([process.samples.seconds(part) for part in PARTS], axis=0)
-    return total
 
 
 def _time(seconds: float) -> str:

@@ -8,12 +8,10 @@ with THREADS and SECONDS behind it.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
-from edgedeploy import errors
+from edgedeploy.bench.remote.transport import environment
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Tell, serve
 from edgedeploy.device import Device, this_machine
@@ -32,11 +30,9 @@ def measure(threads: int, seconds: float) -> Device:
     Raises:
         RunFailed: the process died.
     """
-    root = str(Path(errors.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "PYTHONPATH": path}
+    settled = {**environment(), **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     command = [sys.executable, "-P", "-m", "edgedeploy.bench.peaks", str(threads), str(seconds)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=settled, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise RunFailed(f"The probe of this machine ended with status {done.returncode}: {words}")

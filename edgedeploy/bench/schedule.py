@@ -59,7 +59,7 @@ def schedule(measurement: Measurement) -> Schedule:
     scenario = measurement.conditions.scenario
     assert scenario.rate is not None
     samples = [process.samples for process in measurement.processes]
-    own = np.concatenate([own_seconds(passes) for passes in samples])
+    own = np.concatenate([passes.own_seconds() for passes in samples])
     duration = measurement.conditions.duration / len(samples)
     limit = math.inf if scenario.limit is None else scenario.limit
     late = [passes.seconds() > limit for passes in samples]
@@ -71,7 +71,7 @@ def schedule(measurement: Measurement) -> Schedule:
     alike = effective_share(missed)  # one that is late makes those behind it late
     factor = scenario.rate * float(own.mean())
     wake_ups = np.concatenate([_wake_ups(passes) for passes in samples])
-    warm = [own_seconds(process.warmup)[-max(1, len(process.warmup) // 3) :] for process in measurement.processes]
+    warm = [process.warmup.own_seconds()[-max(1, len(process.warmup) // 3) :] for process in measurement.processes]
     return Schedule(
         queries=queries,
         late=int(np.concatenate(late).sum()),
@@ -90,7 +90,7 @@ def schedule(measurement: Measurement) -> Schedule:
 
 def _unanswered(scenario: Scenario, passes: Passes, duration: float) -> int:
     """Queries that were due before the last answer came, and within the duration, and are not among ``passes``."""
-    end = min(duration, float((passes.times() + own_seconds(passes))[-1]))
+    end = min(duration, float((passes.times() + passes.own_seconds())[-1]))
     due = islice(scenario.due(), len(passes), None)
     return 0 if len(passes) >= LIMIT else sum(1 for _ in takewhile(lambda at: at < end * 1e9, due))
 
@@ -100,7 +100,7 @@ def _wake_ups(passes: Passes) -> Times:
     if not passes.wait:
         return np.zeros(0)
     began, wait = passes.times(), passes.seconds(WAIT)
-    free = np.concatenate([[0.0], (began + own_seconds(passes))[:-1]])
+    free = np.concatenate([[0.0], (began + passes.own_seconds())[:-1]])
     return wait[free <= began - wait + 1e-9]
 
 
@@ -134,11 +134,6 @@ def notes(rate: float, found: Schedule) -> list[str]:
             "counts as wait."
         )
     return told
-
-
-def own_seconds(passes: Passes) -> Times:
-    """Seconds of each pass without its wait."""
-    return passes.seconds() - passes.seconds(WAIT) if passes.wait else passes.seconds()
 
 
 def share_interval(part: float, whole: float) -> tuple[float, float]:

@@ -18,11 +18,11 @@ from edgedeploy.bench.remote.transport import Broken, Local, Transport, end, kin
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Answer
 from edgedeploy.errors import EdgeDeployError, RunFailed, UsageError
-from edgedeploy.fate import out_of_memory_kills, signal_name
+from edgedeploy.fate import last_words, out_of_memory_kills, signal_name
 from edgedeploy.records import canonical, from_json, to_json
 
-#: Bytes of a worker's standard error that are kept, and lines of it that are told.
-TAIL, LAST_LINES = 16384, 8
+#: Bytes of a worker's standard error that are kept.
+TAIL = 16384
 
 #: Told the phase that the worker is in and, while it samples, the share that is done.
 Follow = Callable[[str, float | None], None]
@@ -51,11 +51,6 @@ class _Child:
         """Keep the end of what it wrote for people."""
         self.words += words
         del self.words[:-TAIL]
-
-    def last_words(self) -> str:
-        """The last lines of it."""
-        lines = [line.rstrip() for line in self.words.decode("utf-8", "replace").splitlines() if line.strip()]
-        return "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
 
 
 @dataclass(frozen=True)
@@ -232,7 +227,7 @@ def _obituary(child: _Child, job: Job, silence: float, kills: int | None, on: st
         what = f"The worker measuring {_subject(job)} was killed by {signal_name(-status)} {where}{why}."
     else:
         what = f"The worker measuring {_subject(job)} ended with status {status} {where}."
-    return f"{what} {child.last_words()}"
+    return f"{what} {last_words(child.words.decode('utf-8', 'replace'))}"
 
 
 def _subject(job: Job) -> str:

@@ -26,13 +26,14 @@ from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import SCHEMA, Measurement, Passes, Place, Process
 from edgedeploy.bench.phone import android, programs
 from edgedeploy.bench.phone.adb import ROOT, AdbDevice
-from edgedeploy.bench.phone.native_output import Output, fill, last_words, read
+from edgedeploy.bench.phone.native_output import Output, fill, read
 from edgedeploy.bench.phone.native_plan import NativeRunner, Work, plan
 from edgedeploy.bench.run import BenchOptions, Progress
 from edgedeploy.bench.statistics.quantiles import needed
 from edgedeploy.bench.telemetry import Reading, Telemetry
 from edgedeploy.device import Device
 from edgedeploy.errors import RunFailed, UsageError
+from edgedeploy.fate import last_words
 from edgedeploy.model import file_digest
 from edgedeploy.records import canonical
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from edgedeploy.errors import RunFailed, UsageError
+from edgedeploy.fate import last_words
 from edgedeploy.parts import SIZES, TIMES, Line, Reads, Runner, places
 
-#: Last lines of an output that are told.
-LAST_LINES = 8
 #: Seconds that no single time of a runner is above: more is another number taken for a time.
 LONGEST = 1e6
 
@@ -161,12 +160,6 @@ def read(text: str, reads: Reads, passes: int) -> Output:
     if mean <= 0 or min(each, default=mean) <= 0:
         raise _unreadable("tells that a pass took no time at all: its clock is too coarse for this graph", text)
     return Output(each, mean, count, load, first, None if memory is None else round(memory), resolution)
-
-
-def last_words(text: str) -> str:
-    """The end of what a runner printed, for a message."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n  ".join(["Its last words:", *lines[-LAST_LINES:]]) if lines else "It left no word."
 
 
 def _together(text: str, reads: Reads) -> tuple[float, int, float]:

@@ -108,7 +108,7 @@ class Local:
         """A child of this process."""
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module],  # -P: files of the working directory are no modules
-            env=_environment(),
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,7 +131,7 @@ class Local:
         """Workers end with their job."""
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the folder that this edgedeploy was imported from in front: the worker has to run the same one."""
     root = str(Path(errors.__file__).resolve().parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
