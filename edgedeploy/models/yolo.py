@@ -96,7 +96,7 @@ def _model(path: Path, source: Source, shape: InputShape, checkpoint: dict[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with _quietly():
+        with quietly():
             allowed: list[Any] = list(_allowed())
     except ImportError as error:
         raise Unavailable.extra(f"ultralytics, which defines the network in {path.name},", "ultralytics") from error
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Import ultralytics without what it does to everybody else in the process.
 
     It greets, on standard output too, where results go; replaces functions of torch, Pillow and OpenCV by its own, one

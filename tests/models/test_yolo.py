@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from edgedeploy.models import yolo  # noqa: E402
 
-with yolo._quietly():  # or every test after this one would run with Pillow and OpenCV replaced
+with yolo.quietly():  # or every test after this one would run with Pillow and OpenCV replaced
     pytest.importorskip("ultralytics")
     from ultralytics.nn import tasks as networks
     from ultralytics.nn.modules import conv

@@ -1,0 +1,1 @@
+"""Making a trained detector smaller: sparsity-aware training, structured pruning, distillation."""
