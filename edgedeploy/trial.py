@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from edgedeploy import fate, plugins
+from edgedeploy import fate, inherit, plugins
 from edgedeploy.errors import EdgeDeployError, Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ async def _listen(arguments: Sequence[str], limit: float, hear: Callable[[Mappin
     kills = fate.out_of_memory_kills()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "edgedeploy.trial", *arguments),
-        env=_environment(),
+        env=inherit.environment(OMP_NUM_THREADS="1"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -169,13 +169,6 @@ def _died(result: Tried, step: str, why: str) -> Tried:
 
 def _with(result: Tried, findings: Mapping[str, Finding]) -> Tried:
     return replace(result, **cast("dict[str, Any]", findings))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with one thread, and with this very edgedeploy in front."""
-    root = str(Path(fate.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 # In the process that tries

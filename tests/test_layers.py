@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Each line may import the lines above it, and a package its own modules.
 LAYERS = [
-    ["errors", "fate"],
+    ["errors", "fate", "inherit"],
     ["tensors", "units", "records", "strictyaml"],
     ["plugins", "facts"],
     ["parts"],

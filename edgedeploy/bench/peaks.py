@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 
-from edgedeploy.bench.remote.transport import environment
+from edgedeploy import inherit
 from edgedeploy.bench.target import Job
 from edgedeploy.bench.worker import Tell, serve
 from edgedeploy.device import Device, this_machine
@@ -30,7 +30,7 @@ def measure(threads: int, seconds: float) -> Device:
     Raises:
         RunFailed: the process died.
     """
-    settled = {**environment(), **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    settled = inherit.environment(**dict.fromkeys(THREAD_VARIABLES, str(threads)))
     command = [sys.executable, "-P", "-m", "edgedeploy.bench.peaks", str(threads), str(seconds)]
     done = subprocess.run(command, env=settled, capture_output=True, text=True, check=False)
     if done.returncode != 0:

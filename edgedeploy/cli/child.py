@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgedeploy import fate
+from edgedeploy import fate, inherit
 from edgedeploy.errors import ExportFailed
 
 #: Set in the child; where it is set nobody starts one. The other one names the file for the stack of a crash.
@@ -108,10 +108,7 @@ def _advice(status: int, late: bool) -> str:
 
 def _environment(python: Path | None) -> dict[str, str]:
     """Ours; the same interpreter also runs the same edgedeploy, wherever it was imported from."""
-    if python is not None:
-        return dict(os.environ)
-    root = str(Path(fate.__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    return inherit.environment() if python is None else dict(os.environ)
 
 
 def _path_options() -> list[str]:

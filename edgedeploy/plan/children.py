@@ -11,11 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import edgedeploy
-from edgedeploy import fate
+from edgedeploy import fate, inherit
 
 #: Seconds that a child has to end in an orderly way.
 GRACE = 10.0
@@ -112,8 +110,6 @@ class Children:
 
     @staticmethod
     def _start(argv: Sequence[str]) -> subprocess.Popen[str]:
-        root = str(Path(edgedeploy.__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
             [sys.executable, "-P", "-c", _LAUNCH, str(os.getpid()), *argv],
             stdin=subprocess.DEVNULL,
@@ -121,7 +117,7 @@ class Children:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"},
+            env=inherit.environment(NO_COLOR="1"),
             process_group=0,  # Ctrl-C reaches it once, from here
         )
 

@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Protocol
 
-from edgedeploy import errors
+from edgedeploy import errors, inherit
 from edgedeploy.errors import EdgeDeployError, RunFailed, UsageError, did_you_mean
 
 
@@ -108,7 +107,7 @@ class Local:
         """A child of this process."""
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module],  # -P: files of the working directory are no modules
-            env=environment(),
+            env=inherit.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,12 +128,6 @@ class Local:
 
     def close(self) -> None:
         """Workers end with their job."""
-
-
-def environment() -> dict[str, str]:
-    """Ours, with the folder that this edgedeploy was imported from in front: the worker has to run the same one."""
-    root = str(Path(errors.__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

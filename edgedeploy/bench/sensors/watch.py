@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from edgedeploy import inherit
 from edgedeploy.bench.telemetry import Reading, Series
 from edgedeploy.records import from_json, to_json
 
@@ -64,7 +65,7 @@ class Watch:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(os.getpid()), str(self._interval)],
-                env=_environment(),
+                env=inherit.environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -116,12 +117,6 @@ def _answer(said: bytes, words: str, status: int) -> Watched:
 
 def _nothing(why: str) -> Watched:
     return Watched((Reading("sensors", None, "", "absent", why),))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the folder that this package was imported from in front."""
-    root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def attend(
