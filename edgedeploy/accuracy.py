@@ -7,6 +7,7 @@ Whether the difference is smaller than a margin is decided by two one-sided test
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from edgedeploy.errors import UsageError
 from edgedeploy.tasks.coco import DetectionAccuracy, evaluate
 from edgedeploy.tasks.detect import Detect, Detections
 from edgedeploy.tasks.image import engine, read_image
-from edgedeploy.tasks.matches import Matches, average_precision, match_table
+from edgedeploy.tasks.matches import Matches, average_precision, check, match_table
+from edgedeploy.tasks.protocol import ULTRALYTICS, Protocol, counted
 from edgedeploy.tasks.samples import DetectionSet, match_labels
+from edgedeploy.tasks.slices import sliced
 from edgedeploy.tensors import Array
 
 Progress = Callable[[int, int], None]
@@ -132,7 +135,7 @@ def assess(
     call: Callable[[tuple[Array, ...]], Sequence[Array]],
     data: DetectionSet,
     model: str,
-    max_detections: int = 300,
+    protocol: Protocol = ULTRALYTICS,
     progress: Progress | None = None,
 ) -> Assessment:
     """The accuracy of a detector on a data set.
@@ -142,7 +145,7 @@ def assess(
         call: runs the graph: inputs in order to outputs in order.
         data: what it is measured on; classes are matched by name.
         model: sha256 of what ``call`` runs.
-        max_detections: kept per image.
+        protocol: the rules under which is counted; recorded with the numbers.
         progress: called with images done and images in all.
 
     Raises:
@@ -150,10 +153,35 @@ def assess(
         Unavailable: no evaluator is installed.
     """
     mapping = match_labels(task.labels, data.labels)
-    task = task.for_evaluation(max_detections)
-    found = tuple(one.relabel(mapping) for one in detect_all(detector(task, call), data, progress))
+    task = task.for_evaluation(protocol.max_detections)
+    predict = detector(task, call)
+    if protocol.slices is not None:
+        predict = sliced(predict, protocol.slices, protocol.max_detections)
+    found = tuple(one.relabel(mapping) for one in detect_all(predict, data, progress))
+    return judge(task, data, found, model, protocol)
+
+
+def judge(
+    task: Detect, data: DetectionSet, found: tuple[Detections, ...], model: str, protocol: Protocol = ULTRALYTICS
+) -> Assessment:
+    """The accuracy that detections mean: one result per sample, in the data set's classes.
+
+    Args:
+        task: the contract under which they were found, with the thresholds that were in force.
+        data: what they were found in.
+        found: one per sample.
+        model: sha256 of what found them.
+        protocol: the rules under which is counted.
+
+    Raises:
+        UsageError: the results do not fit the data set.
+        Unavailable: no evaluator is installed.
+    """
+    check(data, found)
+    objects, results = counted(protocol, data, found)
+    metric = evaluate(objects, results, protocol.max_detections)
     accuracy = Accuracy(
-        metric=evaluate(data, found, max_detections),
+        metric=dataclasses.replace(metric, protocol=protocol.name, ignored=protocol.ignored),
         model=model,
         data=data.name,
         split=data.split,
@@ -162,9 +190,15 @@ def assess(
         confidence=task.confidence,
         iou=task.iou,
         images_by=engine(),
-        doubts=_doubts(task, data, found),
+        doubts=(*_doubts(task, data, found), *_missing(protocol, data)),
     )
-    return Assessment(accuracy, found, match_table(data, found, max_detections))
+    return Assessment(accuracy, found, match_table(objects, results, protocol.max_detections))
+
+
+def _missing(protocol: Protocol, data: DetectionSet) -> tuple[str, ...]:
+    if not protocol.ignored or any(len(sample.ignored) for sample in data.samples):
+        return ()
+    return (f"The protocol {protocol.name} honours ignored regions, but {data.name} has none: was it converted?",)
 
 
 def _doubts(task: Detect, data: DetectionSet, found: Sequence[Detections]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels
 from edgedeploy.tasks.detect import Detections
 from edgedeploy.tasks.image import read_image
+from edgedeploy.tasks.protocol import limited
 
 SCHEMA = 1
 #: Images on which raw outputs are compared tensor by tensor; the task metric is taken on all.
@@ -118,7 +119,7 @@ def compare(
     candidate = Caller(open_artifact_here(artifact, options.threads), signature)
     agreed = _agreement(task, reference, candidate, data)
     sides = [
-        assess(task, call, data, digest, options.max_detections, _counted(say, name))
+        assess(task, call, data, digest, limited(options.max_detections), _counted(say, name))
         for call, digest, name in (
             (reference, model.source.sha256, "FP32 checkpoint"),
             (candidate, artifact.digest, "artifact"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edgedeploy.accuracy import Accuracy, Difference
 from edgedeploy.comparison import Comparison
+from edgedeploy.tasks.coco import DetectionAccuracy
 
 _METRICS: tuple[tuple[str, Callable[[Accuracy], float | None]], ...] = (
     ("AP50-95", lambda a: a.metric.ap50_95),
@@ -39,7 +40,7 @@ def fact_rows(comparison: Comparison) -> list[tuple[str, str]]:
         ("artifact", f"{comparison.artifact} ({comparison.artifact_digest[:12]})"),
         ("run by", comparison.run_by),
         ("data", data),
-        ("evaluator", f"{one.metric.evaluator}, at most {one.metric.max_detections} detections per image"),
+        ("evaluator", _evaluator(one.metric)),
         (
             "input",
             f"{one.size[0]}x{one.size[1]}, confidence {one.confidence}, IoU {one.iou}, resized by {one.images_by}",
@@ -53,6 +54,11 @@ def fact_rows(comparison: Comparison) -> list[tuple[str, str]]:
         for agreed in comparison.agreement
     ]
     return rows
+
+
+def _evaluator(metric: DetectionAccuracy) -> str:
+    protocol = f", protocol {metric.protocol}" if metric.protocol else ""
+    return f"{metric.evaluator}{protocol}, at most {metric.max_detections} detections per image"
 
 
 def class_rows(comparison: Comparison, most: int) -> list[tuple[str, str, str, str]]:

@@ -35,7 +35,10 @@ class DetectionAccuracy:
     """What COCO's evaluation says about one set of results. All values are shares in 0..1.
 
     ``small``, ``medium`` and ``large`` are AP50-95 of objects below 32x32, up to 96x96, and above; ``recall`` is the
-    average recall with ``max_detections`` per image and class. ``None`` where there is no such object.
+    average recall with ``max_detections`` per image and class. ``None`` where there is no such object. ``small50``,
+    ``medium50`` and ``large50`` are AP50 of the same objects; ``None`` in records from before they were kept, too.
+    ``protocol`` names the rules (`edgedeploy.tasks.protocol`; empty where it was not recorded), and ``ignored`` says
+    whether ignored regions were honoured.
     """
 
     ap50_95: float | None
@@ -52,6 +55,11 @@ class DetectionAccuracy:
     ious: tuple[float, ...]
     evaluator: str
     schema: int = 1
+    protocol: str = ""
+    ignored: bool = False
+    small50: float | None = None
+    medium50: float | None = None
+    large50: float | None = None
 
 
 def evaluate(data: DetectionSet, detections: Sequence[Detections], max_detections: int = 300) -> DetectionAccuracy:
@@ -91,6 +99,9 @@ def evaluate(data: DetectionSet, detections: Sequence[Detections], max_detection
         max_detections=max_detections,
         ious=IOUS,
         evaluator=name,
+        small50=_mean(precision[0, ..., 1]),
+        medium50=_mean(precision[0, ..., 2]),
+        large50=_mean(precision[0, ..., 3]),
     )
 
 

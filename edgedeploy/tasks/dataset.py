@@ -7,18 +7,24 @@ from pathlib import Path
 from edgedeploy.errors import UsageError
 from edgedeploy.tasks.coco_files import read_coco
 from edgedeploy.tasks.samples import DetectionSet, Sample, match_labels
+from edgedeploy.tasks.visdrone_files import is_visdrone, read_visdrone
 from edgedeploy.tasks.yolo_files import read_yolo
 
-__all__ = ["DetectionSet", "Sample", "match_labels", "read_coco", "read_detection_set", "read_yolo"]
+__all__ = ["DetectionSet", "Sample", "match_labels", "read_coco", "read_detection_set", "read_visdrone", "read_yolo"]
 
 
 def read_detection_set(path: str | Path, split: str = "val") -> DetectionSet:
-    """The data set behind a file: a data.yaml (``split`` says which part), or a COCO .json (which is one part).
+    """The data set behind a path; ``split`` says which part of it.
+
+    Known are a data.yaml, a COCO .json (which is one part), and a folder of VisDrone: one part (with images/ and
+    annotations/), or the folder with all of them.
 
     Raises:
-        UsageError: missing, of another kind, or not usable; see `read_yolo` and `read_coco`.
+        UsageError: missing, of another kind, or not usable; see `read_yolo`, `read_coco` and `read_visdrone`.
     """
     path = Path(path)
+    if is_visdrone(path):
+        return read_visdrone(path, split)
     if path.is_dir():
         raise UsageError(f"{path} is a folder. Give its data.yaml, or the .json file with its COCO annotations.")
     if not path.is_file():

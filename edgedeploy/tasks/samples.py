@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ class Sample:
     ``size`` (height, width) in pixels, ``boxes`` float32 (n, 4) x1, y1, x2, y2 in pixels and inside the image,
     ``classes`` int64 (n,), ``area`` float64 (n,) in square pixels (of the mask where there is one, else of the box),
     ``crowd`` bool (n,): regions with too many objects to draw one by one, which count neither for nor against.
+    ``ignored`` float32 (k, 4), corners as in ``boxes``: regions of which nobody has said what is in them, whatever the
+    class; whether they are honoured is a matter of the protocol (`edgedeploy.tasks.protocol`).
     """
 
     image: Path
@@ -31,6 +33,7 @@ class Sample:
     classes: npt.NDArray[np.int64]
     area: npt.NDArray[np.float64]
     crowd: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,8 @@ class DetectionSet:
             total.update(np.array([*sample.size, len(sample.classes)], np.int64).tobytes())
             for array in (sample.boxes, sample.classes, sample.area, sample.crowd):
                 total.update(np.ascontiguousarray(array).tobytes())
+            if len(sample.ignored):
+                total.update(b"ignored" + np.ascontiguousarray(sample.ignored).tobytes())
         return total.hexdigest()
 
 

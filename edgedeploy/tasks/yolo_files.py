@@ -14,6 +14,7 @@ from edgedeploy.errors import Unavailable, UsageError, did_you_mean
 from edgedeploy.tasks import samples
 from edgedeploy.tasks.image import SUFFIXES, image_size
 from edgedeploy.tasks.samples import DetectionSet, Sample
+from edgedeploy.tasks.visdrone_files import LABELS, annotation_file, read_images
 
 _SPLITS = {"val": ("val", "validation", "valid"), "train": ("train",), "test": ("test",)}
 _SLACK = 0.01  # by how much a normalised number may exceed 1 through rounding
@@ -26,7 +27,8 @@ def read_yolo(path: Path, split: str = "val") -> DetectionSet:
     folder, a list of folders, or a text file that lists images. The labels of ``.../images/x.jpg`` are in
     ``.../labels/x.txt``: per line ``class x y w h`` (centre and size as fractions of the image) or a polygon, of which
     the bounding box is taken. An image without a label file has no objects. An image or label file that cannot be
-    read is left out and named in ``faults``.
+    read is left out and named in ``faults``. Where there is no labels folder, but ``.../annotations/x.txt`` as VisDrone
+    has it, that is read (see `edgedeploy.tasks.visdrone_files`).
 
     Raises:
         UsageError: the file cannot be right, the split is missing or empty, or nothing in it can be used.
@@ -38,6 +40,8 @@ def read_yolo(path: Path, split: str = "val") -> DetectionSet:
     if not images:
         raise UsageError(f"{path}: split '{split}' has no images ({', '.join(SUFFIXES)}).")
     if not any(_label_file(image).is_file() for image in images):
+        if any(annotation_file(image).is_file() for image in images):
+            return _visdrone(path, labels, images, split)
         raise UsageError(
             f"{path}: none of the {len(images)} images of split '{split}' has a label file; the first was expected at "
             f"{_label_file(images[0])}."
@@ -57,8 +61,25 @@ def read_yolo(path: Path, split: str = "val") -> DetectionSet:
         clipped += [image] * out
         dropped += [image] * empty
         repeated += [image] * again
-    name = path.resolve().parent.name if path.stem in ("data", "dataset") else path.stem
-    return samples.finished(name, labels, read, split, faults + samples.corrected(clipped, dropped, repeated))
+    return samples.finished(_name(path), labels, read, split, faults + samples.corrected(clipped, dropped, repeated))
+
+
+def _name(path: Path) -> str:
+    return path.resolve().parent.name if path.stem in ("data", "dataset") else path.stem
+
+
+def _visdrone(path: Path, labels: tuple[str, ...], images: list[Path], split: str) -> DetectionSet:
+    """The images with VisDrone's own annotations, whose categories have numbers and no names.
+
+    Raises:
+        UsageError: the names of the data.yaml are others than VisDrone's, or nothing can be used.
+    """
+    if labels != LABELS:
+        raise UsageError(
+            f"{path}: its images have annotations as VisDrone lays them out, so 'names' has to be "
+            f"{', '.join(LABELS)}, in this order."
+        )
+    return read_images(_name(path), images, split)
 
 
 def _yaml(path: Path) -> Mapping[str, Any]:
