@@ -14,19 +14,19 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
 from edgedeploy.errors import EdgeDeployError, Unavailable, Untrusted, UsageError
-from edgedeploy.model import Graph, InputShape, Model, Source, pickled_names
+from edgedeploy.model import InputShape, Model, Source, pickled_names
+from edgedeploy.models.detection_graph import detection_graph, divisible
 from edgedeploy.tasks import contract_of
 from edgedeploy.tasks.detect import Detect
-from edgedeploy.tensors import Signature, TensorSpec
 
 #: Modules of ultralytics that define the layers of detection networks.
 _LAYERS = ("block", "conv", "head", "transformer", "activation", "utils")
@@ -42,11 +42,25 @@ _PLAIN = re.compile(
     r"|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_\w+|torch\.(?:nn\.parameter Parameter|storage \w+Storage)"
     r"|collections (?:OrderedDict|Counter)|(?:__builtin__|builtins) (?:set|frozenset|bytearray|complex)|_codecs encode"
 )
+#: What fused layers are pickled with: their ``forward`` is a bound method.
+_FUSED = "__builtin__.getattr"
 #: Where names of older releases have gone: old name -> (module, attribute) today.
 _RENAMED = {
     "ultralytics.nn.modules.block.Silence": ("torch.nn", "Identity"),
     "ultralytics.nn.tasks.YOLOv10DetectionModel": ("ultralytics.nn.tasks", "DetectionModel"),
 }
+
+
+class Trained(NamedTuple):
+    """What a checkpoint holds: the network not fused, class names in order, (height, width) that it was trained at.
+
+    ``checkpoint`` is the whole dictionary of the file.
+    """
+
+    network: Any
+    labels: tuple[str, ...]
+    size: tuple[int, int]
+    checkpoint: Mapping[str, Any]
 
 
 def load(source: Source, shape: InputShape) -> Model:
@@ -61,37 +75,58 @@ def load(source: Source, shape: InputShape) -> Model:
         Unavailable: ultralytics is not installed.
     """
     path = Path(source.reference)
+    network, labels, size, _ = unfused(path)
+    with intact(path):
+        size, strides = shape.size or size, tuple(int(s) for s in network.model[-1].stride)
+        divisible(path, size, strides)
+        network = deployable(network, shape)
+        end_to_end = bool(getattr(network.model[-1], "end2end", False))
+        task = Detect(labels, size, strides=strides, head="end2end" if end_to_end else "yolov8")
+        graph = detection_graph(network, task, shape)
+    return Model(source.name, {"main": graph}, source, contract_of(task))
+
+
+def unfused(path: Path) -> Trained:
+    """The detection network in an Ultralytics checkpoint as it was trained, in float32 and eval mode.
+
+    Raises:
+        Untrusted: the file names a class that no detection network needs.
+        UsageError: damaged, or not a detection model.
+        Unavailable: ultralytics is not installed.
+    """
     checkpoint = _read(path)
+    with intact(path):
+        network = _network(path, checkpoint)
+        labels = tuple(str(network.names[i]) for i in sorted(network.names))
+        return Trained(network, labels, _trained_size(checkpoint), checkpoint)
+
+
+def deployable(network: Any, shape: InputShape) -> Any:
+    """A ``DetectionModel`` as it is exported: BatchNorm folded, one output, anchors that follow a dynamic size.
+
+    The network itself is changed.
+    """
+    head = network.model[-1]
+    if getattr(head, "one2one_cv2", None) is not None:
+        head.end2end = True  # fusing drops the other branch; which one is the default has changed between releases
+    network = network.eval().fuse(verbose=False)
+    head.export, head.dynamic = True, "size" in shape.dynamic
+    return network.requires_grad_(False)
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Whatever fails in here fails because the network in the file at ``path`` is not what it says it is.
+
+    Raises:
+        UsageError: says so, in place of whatever was raised that is no `EdgeDeployError`.
+    """
     try:
-        return _model(path, source, shape, checkpoint)
+        yield
     except EdgeDeployError:
         raise
     except Exception as error:  # a network filled with the wrong things fails in as many ways as it has layers
         raise UsageError(f"{path} is damaged: its network does not run ({_line(error)}). Copy it again.") from error
-
-
-def _model(path: Path, source: Source, shape: InputShape, checkpoint: dict[str, Any]) -> Model:
-    network = _network(path, checkpoint)
-    head = network.model[-1]
-    strides = tuple(int(s) for s in head.stride)
-    size = shape.size or _trained_size(checkpoint)
-    if any(side % max(strides) or side <= 0 for side in size):
-        raise UsageError(f"{path}: the image size {size[0]}x{size[1]} is not a multiple of {max(strides)}.")
-    head.export, head.dynamic = True, "size" in shape.dynamic
-    network.requires_grad_(False)
-    with torch.no_grad():
-        output = network(torch.zeros(1, 3, *size))
-    labels = tuple(str(network.names[i]) for i in sorted(network.names))
-    end_to_end = bool(getattr(head, "end2end", False))
-    task = Detect(labels, size, strides=strides, head="end2end" if end_to_end else "yolov8")
-    batch: int | str = "batch" if "batch" in shape.dynamic else shape.batch
-    sides: tuple[int | str, int | str] = ("height", "width") if "size" in shape.dynamic else size
-    anchors: int | str = "anchors" if "size" in shape.dynamic and not end_to_end else output.shape[2]
-    signature = Signature(
-        inputs=(TensorSpec("images", "float32", (batch, 3, *sides)),),
-        outputs=(TensorSpec("detections", "float32", (batch, output.shape[1], anchors)),),
-    )
-    return Model(source.name, {"main": Graph(network, signature, max(strides))}, source, contract_of(task))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -142,7 +177,7 @@ def quietly() -> Iterator[None]:
 
 
 def _network(path: Path, checkpoint: dict[str, Any]) -> Any:
-    """The network of a checkpoint, its shells turned back into the real classes, fused, in float32."""
+    """The network of a checkpoint, its shells turned back into the real classes, in float32."""
     tasks = importlib.import_module("ultralytics.nn.tasks")
     network: Any = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(network, torch.nn.Module):
@@ -156,9 +191,7 @@ def _network(path: Path, checkpoint: dict[str, Any]) -> Any:
     head = detector.model[-1]
     if not hasattr(head, "stride") or not hasattr(head, "nc") or not isinstance(detector.names, dict):
         raise UsageError(f"{path}: its last layer, {type(head).__name__}, is not a detection head.")
-    if getattr(head, "one2one_cv2", None) is not None:
-        head.end2end = True  # fusing drops the other branch; which one is the default has changed between releases
-    return detector.fuse(verbose=False)
+    return detector
 
 
 def _trained_size(checkpoint: dict[str, Any]) -> tuple[int, int]:
@@ -223,6 +256,11 @@ def _refused(path: Path, allowed: list[Any]) -> EdgeDeployError:
     )
     if not foreign:
         return UsageError(f"{path} is damaged: its pickle cannot be read. Copy or download it again.")
+    if foreign == [_FUSED]:
+        return Untrusted(
+            f"{path} names {_FUSED}, as a network does that was saved after it was fused (its batch normalisation "
+            "folded into the convolutions); nothing of it was run. Give the checkpoint from before fusing."
+        )
     return Untrusted(
         f"{path} names {', '.join(foreign[:3])}, which no detection network needs; nothing of it was run. If you trust "
         "its author, load it in their code and save it again with Ultralytics, or give a factory module:function."
