@@ -30,7 +30,7 @@ from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, match_labels
 from edgedeploy.tasks.detect import Detections
 from edgedeploy.tasks.image import read_image
-from edgedeploy.tasks.protocol import limited
+from edgedeploy.tasks.protocol import ULTRALYTICS, Protocol
 
 SCHEMA = 1
 #: Images on which raw outputs are compared tensor by tensor; the task metric is taken on all.
@@ -42,13 +42,13 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Options:
     """How to compare: the ``margin`` of AP50-95 that does not matter, draws of the bootstrap and their seed,
-    detections kept per image, threads of the artifact's session.
+    the rules of the evaluation, threads of the artifact's session.
     """
 
     margin: float = 0.01
     replicates: int = 1000
     seed: int = 0
-    max_detections: int = 300
+    protocol: Protocol = ULTRALYTICS
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ def compare(
     candidate = Caller(open_artifact_here(artifact, options.threads), signature)
     agreed = _agreement(task, reference, candidate, data)
     sides = [
-        assess(task, call, data, digest, limited(options.max_detections), _counted(say, name))
+        assess(task, call, data, digest, options.protocol, _counted(say, name))
         for call, digest, name in (
             (reference, model.source.sha256, "FP32 checkpoint"),
             (candidate, artifact.digest, "artifact"),

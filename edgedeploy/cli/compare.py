@@ -13,6 +13,7 @@ from edgedeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from edgedeploy.comparison import Compared
+    from edgedeploy.tasks.protocol import Protocol
 
 #: The equivalence margin where the user states none: one point of AP50-95.
 MARGIN = 0.01
@@ -33,7 +34,13 @@ def compare(
     show: Annotated[int, typer.Option(min=0, help="How many of the most changed images to draw.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the artifact's runtime.")] = None,
     history: Annotated[bool, typer.Option(help="Keep the result in the history, for reports.")] = True,
-    max_detections: Annotated[int, typer.Option(min=1, help="Detections kept per image.")] = 300,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Rules: ultralytics [default], coco or visdrone; visdrone@640 looks in windows of 640 pixels."
+        ),
+    ] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="Detections per image, instead of rules.")] = None,
     ladder: Annotated[bool, typer.Option("--ladder", help="Instead: where it goes wrong, form by form.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="The ladder; what breaks is exported again and checked.")] = False,
     output: Annotated[
@@ -54,7 +61,8 @@ def compare(
     dataset = read_detection_set(data, split)
     if limit is not None:
         dataset = dataset.subset(range(min(limit, len(dataset))))
-    options = Options(margin=MARGIN if margin is None else margin, threads=threads, max_detections=max_detections)
+    rules = _rules(protocol, max_detections)
+    options = Options(margin=MARGIN if margin is None else margin, protocol=rules, threads=threads)
     with progress() as say:
         compared = run(checkpoint, bundle, dataset, options, say)
         say("drawing what changed most")
@@ -68,6 +76,16 @@ def compare(
         typer.echo(trouble, err=as_json)
     if margin is not None and compared.comparison.equivalence.outcome != "pass":
         raise typer.Exit(4)
+
+
+def _rules(protocol: str | None, max_detections: int | None) -> Protocol:
+    from edgedeploy.tasks.protocol import ULTRALYTICS, limited, protocol_of
+
+    if protocol is not None and max_detections is not None:
+        raise UsageError("A protocol says how many detections are kept: give --protocol or --max-detections, not both.")
+    if max_detections is not None:
+        return limited(max_detections)
+    return ULTRALYTICS if protocol is None else protocol_of(protocol)
 
 
 def _kept(compared: Compared) -> str | None:

@@ -76,6 +76,9 @@ class Accuracy:
         if reference is None or candidate is None:
             return None
         difference, on = comparison.difference.ap50_95, comparison.candidate
+        rules = f"{on.metric.max_detections} detections"
+        if on.metric.ignored or "@" in on.metric.protocol:  # under other rules it is not comparable
+            rules = f"{rules}, {on.metric.protocol}"
         return cls(
             name="AP50-95",
             value=candidate,
@@ -84,7 +87,7 @@ class Accuracy:
             low=difference.low,
             high=difference.high,
             confidence=difference.confidence,
-            data=f"{on.data_digest} {on.split}, {on.metric.max_detections} detections",
+            data=f"{on.data_digest} {on.split}, {rules}",
         )
 
     @classmethod

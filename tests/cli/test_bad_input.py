@@ -367,3 +367,13 @@ def test_pictures_that_cannot_be_written_are_said(cli: Any, demo: Any, tmp_path:
     (tmp_path / "a-file").touch()
     few = ("--data", demo.data, "--limit", 2, "--pictures", tmp_path / "a-file" / "x")
     cli("compare", demo.checkpoint, demo.int8, *few).refused(2, "cannot be written")
+
+
+def test_rules_of_an_evaluation_are_given_once_and_known(cli: Any, demo: Any) -> None:
+    asked = ("compare", demo.checkpoint, demo.fp32, "--data", demo.data)
+    both = cli(*asked, "--protocol", "coco", "--max-detections", 7)
+    assert both.status == 2
+    assert "give --protocol or --max-detections, not both" in both.err
+    unknown = cli(*asked, "--protocol", "visdron")
+    assert unknown.status == 2
+    assert "Did you mean 'visdrone'?" in unknown.err
