@@ -89,7 +89,7 @@ def page(entries: Sequence[Entry], created: str, besides: Besides | None = None)
     Raises:
         Unavailable: Jinja or matplotlib is not installed.
     """
-    environment = _environment()
+    environment = templates()
     besides = besides or Besides()
     found = rows(entries)
     lines = [
@@ -97,7 +97,7 @@ def page(entries: Sequence[Entry], created: str, besides: Besides | None = None)
         for number, (row, strip) in enumerate(zip(found, strips(found), strict=True), start=1)
     ]
     sections = [section(entry, line.row, line.anchor) for entry, line in zip(entries, lines, strict=True)]
-    style, script = _part("style.css"), _part("script.js")
+    style, script = part("style.css"), part("script.js")
     made = environment.get_template("page.html.j2").render(
         created=created,
         lines=lines,
@@ -218,7 +218,12 @@ def _fronts(entries: Sequence[Entry], found: Sequence[Row], predictions: Sequenc
     return (Extra("accuracy", "Accuracy over latency", charts, missing),)
 
 
-def _environment() -> Any:
+def templates() -> Any:
+    """Jinja as every page wants it: text is escaped, unknown names are errors.
+
+    Raises:
+        Unavailable: Jinja is not installed.
+    """
     try:
         import jinja2
         from markupsafe import Markup
@@ -229,7 +234,7 @@ def _environment() -> Any:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_part),
+        loader=jinja2.FunctionLoader(part),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -248,5 +253,6 @@ def _tight(said: str) -> str:
     return joined.replace(" to ", "\N{NO-BREAK SPACE}to ")
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """The text of a file of `page`."""
     return (files("edgedeploy.report") / "page" / name).read_text("utf-8")
