@@ -10,6 +10,7 @@ import typer
 from edgedeploy.cli import (
     bench,
     compare,
+    compress,
     demo,
     devices,
     doctor,
@@ -47,6 +48,7 @@ app.add_typer(history.app, name="history")
 app.command("regress")(regress.regress)
 app.command("report")(report.report)
 app.command("run")(run.run)
+app.command("compress")(compress.compress)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("pack")(pack.pack)

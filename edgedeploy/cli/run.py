@@ -51,7 +51,7 @@ def _work(plan: Plan, settings: Settings) -> tuple[RowResult, ...]:
     from edgedeploy.plan import Children, alone, run_plan
 
     ended = 0
-    with alone(settings.output), progress() as say, _terminable():
+    with alone(settings.output), progress() as say, terminable():
 
         def follow(result: RowResult) -> None:
             nonlocal ended
@@ -62,7 +62,7 @@ def _work(plan: Plan, settings: Settings) -> tuple[RowResult, ...]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP end the plan as Ctrl-C does: with its children."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

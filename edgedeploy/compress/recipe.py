@@ -155,6 +155,7 @@ class Distillation:
             large range do not decide alone; ``cwd`` and ``mse`` only.
         warmup: epochs over which the weight rises from zero.
         off: last epochs without the term; as many as are without mosaic where ``None``.
+        teacher: whose result teaches: ``baseline``, the network before the penalty on its scale factors, or ``sparse``.
     """
 
     method: Literal["cwd", "mse", "logit"] = "cwd"
@@ -164,6 +165,7 @@ class Distillation:
     normalize: bool = True
     warmup: float = 0.0
     off: int | None = None
+    teacher: Literal["baseline", "sparse"] = "baseline"
 
     def __post_init__(self) -> None:
         """Refuse what no distillation can be.

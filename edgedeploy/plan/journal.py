@@ -61,8 +61,8 @@ def append(path: Path, value: object) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Be the only one that works in ``folder``, which is made where it is not there.
+def alone(folder: Path, command: str = "run") -> Iterator[None]:
+    """Be the only one that works in ``folder``, which is made where it is not there; ``command`` is named in messages.
 
     Raises:
         UsageError: it cannot be written, or another process is at work in it.
@@ -78,7 +78,8 @@ def alone(folder: Path) -> Iterator[None]:
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"Another 'edgedeploy run' is at work in {folder}: let it end, or take -o.") from None
+            other = f"Another 'edgedeploy {command}'"
+            raise UsageError(f"{other} is at work in {folder}: let it end, or take -o.") from None
         except (ImportError, OSError):  # no locks on this system or file system
             pass
         yield
