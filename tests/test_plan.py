@@ -278,7 +278,7 @@ def comparison() -> dict[str, Any]:
 
     metric: dict[str, Any] = {field.name: None for field in dataclasses.fields(DetectionAccuracy)}
     metric |= {"ap50_95": 0.5, "ap50": 0.7, "recall": 0.6, "images": 4, "instances": 9, "classes": []}
-    metric |= {"evaluator": "some", "max_detections": 300, "ious": [0.5], "schema": 1}
+    metric |= {"evaluator": "some", "max_detections": 300, "ious": [0.5], "protocol": "", "ignored": False, "schema": 1}
     accuracy: dict[str, Any] = {
         "metric": metric,
         "model": "m",
