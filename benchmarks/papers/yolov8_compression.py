@@ -19,9 +19,9 @@ from pathlib import Path
 from benchmarks.record import RESULTS, Row, finish
 from edgedeploy.accuracy import Difference
 from edgedeploy.errors import EdgeDeployError, UsageError
-from edgedeploy.report import compression_text as text
-from edgedeploy.report.compression import CompressionTable, Rung
-from edgedeploy.report.compression_files import COMMAS, PICTURE, TABLE, kept, publish
+from edgedeploy.report.compression import text
+from edgedeploy.report.compression.files import COMMAS, PICTURE, TABLE, kept, publish
+from edgedeploy.report.compression.records import CompressionTable, Rung
 
 NAME = "yolov8_compression"
 #: AP50 that the compressed network may lose; how many times as fast as the baseline in fp32 it has to be, by precision.

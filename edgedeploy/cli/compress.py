@@ -13,9 +13,9 @@ from edgedeploy.cli.terminal import Json, options_from, print_json, print_notes,
 if TYPE_CHECKING:
     from edgedeploy.compress.result import CompressionRun
     from edgedeploy.compress.stages import Request
-    from edgedeploy.report.compression import CompressionTable
+    from edgedeploy.report.compression.records import CompressionTable
 
-#: Columns of `edgedeploy.report.compression_text.rows` that a terminal has room for.
+#: Columns of `edgedeploy.report.compression.text.rows` that a terminal has room for.
 COLUMNS = ("network", "params", "MACs", "FLOPs", "file", "AP50", "- baseline", "AP50-95", "small/medium/large")
 
 
@@ -61,8 +61,8 @@ def compress(
 
     Killed or stopped, the same command goes on with the epoch it was at. Under torchrun every process takes part.
     """
-    from edgedeploy.compress import ranks
     from edgedeploy.compress.torch_work import assist, leading
+    from edgedeploy.compress.training import ranks
 
     if not ranks.first():
         assist()
@@ -94,7 +94,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 def _table(request: Request, found: CompressionRun, deployed: bool, say: Any) -> CompressionTable:
     """The table of a run, whose report is written beside it; with ``deployed`` the networks are exported, too."""
     from edgedeploy.compress.table import table_of
-    from edgedeploy.report.compression_files import publish
+    from edgedeploy.report.compression.files import publish
     from edgedeploy.tasks.dataset import read_detection_set
 
     if deployed:
@@ -108,7 +108,7 @@ def _table(request: Request, found: CompressionRun, deployed: bool, say: Any) ->
 
 
 def _print(found: CompressionRun, table: CompressionTable, output: Path) -> None:
-    from edgedeploy.report.compression_text import doubts, missing, notes, rows
+    from edgedeploy.report.compression.text import doubts, missing, notes, rows
 
     height, width = found.used.size
     reused = [stage for stage, state in found.states.items() if state == "reused"]

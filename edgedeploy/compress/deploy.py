@@ -26,8 +26,8 @@ from edgedeploy.golden import Caller
 from edgedeploy.model import InputShape, load
 from edgedeploy.opening import Opener, described
 from edgedeploy.pipeline import evidence_from, export_checkpoint
-from edgedeploy.report.compression import CompressionTable, Rung
-from edgedeploy.report.compression_files import keep
+from edgedeploy.report.compression.files import keep
+from edgedeploy.report.compression.records import CompressionTable, Rung
 from edgedeploy.tasks import Detect, from_contract
 from edgedeploy.tasks.dataset import DetectionSet, read_detection_set
 from edgedeploy.tasks.protocol import protocol_of
@@ -97,7 +97,7 @@ class Deployment:
 def deploy(folder: Path, options: Deployment | None = None, say: Say | None = None) -> CompressionTable:
     """Export the first and the last network of the compression in ``folder``, judge, time, put all in one table.
 
-    The table is kept in ``folder``; `edgedeploy.report.compression_files.publish` makes the report of it.
+    The table is kept in ``folder``; `edgedeploy.report.compression.files.publish` makes the report of it.
 
 
     Where a form cannot be made or run on this machine, its row says so instead.

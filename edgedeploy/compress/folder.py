@@ -8,11 +8,11 @@
     data/                       the data as the trainer is shown them
     1-baseline/ 2-sparse/ ...   what the trainer left of a stage: its state after the last epoch, a line per epoch
     STAGE.safetensors           the network after a stage; baseline is there even where it is the given checkpoint
-    STAGE.assessment.json       its row of the table (`edgedeploy.report.compression.Rung`)
+    STAGE.assessment.json       its row of the table (`edgedeploy.report.compression.records.Rung`)
     judged/                     `edgedeploy.compress.judgements`, by `edgedeploy.compress.result.judge_key`
     best.safetensors best.pt    the network after the last stage
     search/                     trials of a search for the shares of channels
-    table.json report.html ...  the report (`edgedeploy.report.compression_files`), bundles/ and what it is made of
+    table.json report.html ...  the report (`edgedeploy.report.compression.files`), bundles/ and what it is made of
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from edgedeploy.compress.epochs import Epoch
 from edgedeploy.compress.recipe import Training
+from edgedeploy.compress.training.epochs import Epoch
 
 
 class Pace:

@@ -17,7 +17,7 @@ from edgedeploy.errors import UsageError
 StageName = Literal["baseline", "sparse", "prune", "finetune", "distill"]
 STAGES: tuple[StageName, ...] = ("baseline", "sparse", "prune", "finetune", "distill")
 
-#: Parts of a network that pruning can leave alone (see `edgedeploy.compress.groups`).
+#: Parts of a network that pruning can leave alone (see `edgedeploy.compress.pruning.groups`).
 Part = Literal["detect", "residual", "inner"]
 
 

@@ -11,7 +11,7 @@ from edgedeploy.compress.folder import RUN, USED
 from edgedeploy.compress.recipe import Recipe
 from edgedeploy.errors import UsageError
 from edgedeploy.records import from_json, read_json
-from edgedeploy.report.compression import Rung
+from edgedeploy.report.compression.records import Rung
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from edgedeploy.errors import UsageError
 from edgedeploy.model import file_digest
 from edgedeploy.plan.journal import Journal, alone
 from edgedeploy.records import canonical, from_json, to_json
-from edgedeploy.report.compression import Rung
+from edgedeploy.report.compression.records import Rung
 from edgedeploy.tasks.protocol import protocol_of
 from edgedeploy.tasks.samples import DetectionSet
 

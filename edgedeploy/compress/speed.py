@@ -20,7 +20,7 @@ from edgedeploy.bench.statistics.uncertainty import Times
 from edgedeploy.bench.telemetry import between, read_counters
 from edgedeploy.errors import EdgeDeployError, UsageError
 from edgedeploy.golden import Caller
-from edgedeploy.report.compression import Speed, Timing
+from edgedeploy.report.compression.records import Speed, Timing
 from edgedeploy.runtime import Session
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.detect import Detect

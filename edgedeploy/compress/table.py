@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgedeploy.bench.environment import collect, imported_packages
-from edgedeploy.compress import epochs
 from edgedeploy.compress.lineage import Lineage, Step
 from edgedeploy.compress.result import CompressionRun
+from edgedeploy.compress.training import epochs
 from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.model import safetensors_metadata
 from edgedeploy.records import from_json, to_json
-from edgedeploy.report.compression import CompressionTable, Rung, Timing
-from edgedeploy.report.papers import paper
+from edgedeploy.report.compression.papers import paper
+from edgedeploy.report.compression.records import CompressionTable, Rung, Timing
 from edgedeploy.tasks.image import engine
 from edgedeploy.tasks.samples import DetectionSet
 

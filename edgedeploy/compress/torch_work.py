@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedeploy.accuracy import Assessment, Progress
-from edgedeploy.compress import ranks
 from edgedeploy.compress.detector import Detector
 from edgedeploy.compress.recipe import Pruning
+from edgedeploy.compress.training import ranks
 from edgedeploy.compress.work import Hunt, Made, Order, Passed
 from edgedeploy.tasks.dataset import read_detection_set
 from edgedeploy.tasks.protocol import protocol_of
@@ -51,7 +51,7 @@ class Torch:
 
     def prune(self, detector: Detector, pruning: Pruning, size: tuple[int, int]) -> Made:
         """Take channels away."""
-        from edgedeploy.compress.prune import prune_detector
+        from edgedeploy.compress.pruning.prune import prune_detector
 
         small, pruned = prune_detector(replace(detector, size=size), pruning)
         settings = {"prune": small.lineage.steps[-1].settings}
@@ -59,7 +59,7 @@ class Torch:
 
     def search(self, detector: Detector, pruning: Pruning, hunt: Hunt, say: Callable[[str], None]) -> Pruning:
         """The shares of channels that serve a goal best, on training images alone."""
-        from edgedeploy.compress.search import Goal, SearchOptions, search
+        from edgedeploy.compress.searching.search import Goal, SearchOptions, search
         from edgedeploy.compress.staging import stage
 
         options = SearchOptions(
@@ -77,7 +77,7 @@ class Torch:
 
     def count(self, detector: Detector, size: tuple[int, int]) -> tuple[int, int]:
         """Parameters, and multiply-accumulates at (height, width)."""
-        from edgedeploy.compress.count import count
+        from edgedeploy.compress.pruning.count import count
 
         found = count(detector.network, size)
         return found.params, found.macs
@@ -134,9 +134,9 @@ def assist() -> None:
 
 
 def _train(order: Order, staged: Staged, follow: Passed) -> Made:
-    from edgedeploy.compress.adapt import adapt
     from edgedeploy.compress.checkpoint import read
-    from edgedeploy.compress.trainer import Extra, train
+    from edgedeploy.compress.training.adapt import adapt
+    from edgedeploy.compress.training.trainer import Extra, train
 
     detector = read(order.source)
     if order.adapt:
@@ -151,7 +151,7 @@ def _train(order: Order, staged: Staged, follow: Passed) -> Made:
 
 def _slimmed(detector: Detector, order: Order) -> tuple[str, ...] | None:
     """The batch normalisations whose channels pruning may take."""
-    from edgedeploy.compress.groups import groups
+    from edgedeploy.compress.pruning.groups import groups
 
     if order.slimming is None:
         return None

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from edgedeploy.accuracy import Assessment, Progress
 from edgedeploy.compress.detector import Detector
-from edgedeploy.compress.epochs import Epoch
 from edgedeploy.compress.recipe import Distillation, Part, Pruning, Slimming, StageName, Training
+from edgedeploy.compress.training.epochs import Epoch
 from edgedeploy.tasks.samples import DetectionSet
 
 #: Told of each epoch when it has ended.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgedeploy.errors import UsageError
 from edgedeploy.report import labels
 from edgedeploy.report.charts import Scale, figure
-from edgedeploy.report.compression_chart import COLORS, HEIGHT, WIDTH
+from edgedeploy.report.compression.chart import COLORS, HEIGHT, WIDTH
 from edgedeploy.report.markdown import escaped
 from edgedeploy.report.pareto import Point, front
 from edgedeploy.report.svg import INK, MUTED, PAPER, SERIES, STYLE, drawing

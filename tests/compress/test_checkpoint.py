@@ -170,7 +170,7 @@ def test_what_was_written_comes_back(name: str, tmp_path: Path) -> None:
 
 def test_what_pruning_made_comes_back(tmp_path: Path) -> None:
     pytest.importorskip("torch_pruning")
-    from edgedeploy.compress.prune import prune_detector
+    from edgedeploy.compress.pruning.prune import prune_detector
     from edgedeploy.compress.recipe import Pruning
 
     network = networks.DetectionModel("yolo11n.yaml", nc=4, verbose=False).eval()

@@ -27,8 +27,8 @@ from edgedeploy.compress.speed import threads_here, time_in_turn
 from edgedeploy.demo.scenes import write_dataset
 from edgedeploy.errors import UsageError
 from edgedeploy.model import file_digest
-from edgedeploy.report.compression import CompressionTable, Rung
-from edgedeploy.report.compression_files import kept
+from edgedeploy.report.compression.files import kept
+from edgedeploy.report.compression.records import CompressionTable, Rung
 from edgedeploy.tasks.dataset import read_detection_set
 
 SIZE = (160, 160)

@@ -14,7 +14,6 @@ import pytest
 
 from edgedeploy.accuracy import Accuracy, Assessment, Progress, paired_difference
 from edgedeploy.compress.detector import Detector
-from edgedeploy.compress.epochs import Epoch
 from edgedeploy.compress.folder import BEST, BEST_ULTRALYTICS, JUDGED, USED
 from edgedeploy.compress.judgements import Judgements
 from edgedeploy.compress.lineage import Lineage
@@ -23,12 +22,13 @@ from edgedeploy.compress.recipe import Distillation, Pruning, Recipe, Slimming, 
 from edgedeploy.compress.result import judge_key, read_run
 from edgedeploy.compress.run import run
 from edgedeploy.compress.stages import Request
+from edgedeploy.compress.training.epochs import Epoch
 from edgedeploy.compress.work import Goal, Hunt, Made, Order, Passed
 from edgedeploy.errors import UsageError
 from edgedeploy.model import file_digest
 from edgedeploy.plan.journal import alone
 from edgedeploy.records import from_json, read_json, to_json
-from edgedeploy.report.compression import Rung
+from edgedeploy.report.compression.records import Rung
 from edgedeploy.tasks.coco import DetectionAccuracy
 from edgedeploy.tasks.detect import Detections
 from edgedeploy.tasks.matches import match_table

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedeploy.compress.epochs import Epoch, write
 from edgedeploy.compress.folder import network_file, training_folder
 from edgedeploy.compress.lineage import Lineage, Step
 from edgedeploy.compress.recipe import Recipe
 from edgedeploy.compress.result import CompressionRun, Used
 from edgedeploy.compress.table import in_words, short, table_of
+from edgedeploy.compress.training.epochs import Epoch, write
 from edgedeploy.records import to_json
-from edgedeploy.report.compression import CompressionTable, Rung
+from edgedeploy.report.compression.records import CompressionTable, Rung
 from edgedeploy.tasks.samples import DetectionSet, Sample
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgedeploy.accuracy import Accuracy, Difference, PairedDifference
-from edgedeploy.report.compression import CompressionTable, Rung, Speed, Timing
-from edgedeploy.report.papers import paper
+from edgedeploy.report.compression.papers import paper
+from edgedeploy.report.compression.records import CompressionTable, Rung, Speed, Timing
 from edgedeploy.tasks.coco import ClassAccuracy, DetectionAccuracy
 
 NETWORKS = (

@@ -17,10 +17,12 @@ import pytest
 
 from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.records import to_json
-from edgedeploy.report import compression_files, compression_page, labels
-from edgedeploy.report import compression_text as text
-from edgedeploy.report.compression import CompressionTable, Speed
-from edgedeploy.report.papers import paper
+from edgedeploy.report import labels
+from edgedeploy.report.compression import files as compression_files
+from edgedeploy.report.compression import page as compression_page
+from edgedeploy.report.compression import text
+from edgedeploy.report.compression.papers import paper
+from edgedeploy.report.compression.records import CompressionTable, Speed
 
 
 def _kit() -> Any:
@@ -154,7 +156,7 @@ def test_names_do_not_cover_each_other_or_points() -> None:
 
 def test_views_show_what_can_be_compared(table: CompressionTable) -> None:
     pytest.importorskip("matplotlib")
-    from edgedeploy.report.compression_chart import caption, chart, views
+    from edgedeploy.report.compression.chart import caption, chart, views
 
     one, two, work = views(table, "AP50")
     assert [dot.name for dot in one.dots] == [

@@ -1,0 +1,1 @@
+"""Which channels go, and a really smaller network without them."""

@@ -1,0 +1,1 @@
+"""The share of channels of every block, searched for."""

@@ -1,0 +1,1 @@
+"""Training inside Ultralytics' trainer: sparse, fine-tuned, or beside a teacher."""

@@ -1,0 +1,1 @@
+"""A compression told: the table of its rungs, its plot, its page."""
