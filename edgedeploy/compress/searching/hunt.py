@@ -64,6 +64,9 @@ class Bench(Protocol):
     def kept(self, ratios: Ratios) -> float:
         """Share of the importance of all channels that is left."""
 
+    def plain(self, ratios: Ratios, space: Space) -> Ratios:
+        """The smallest ratios that give the same network: numbers of channels are whole, and perhaps rounded."""
+
     def evaluate(self, ratios: Ratios) -> Outcome:
         """A trial."""
 
@@ -81,14 +84,15 @@ class Hunt:
         self._laboratory, self._study, self._space, self._goal, self._options = laboratory, study, space, goal, options
         self._clocked: dict[int, Clocked] = {}
         self._anchors: list[tuple[float, float]] = []
+        self._ratio: dict[int, float] = {}
         self._drift = 1.0
 
     def run(self) -> Found:
         """Anchors, trials, timing, choice; what was found is written in every case."""
         laboratory, options = self._laboratory, self._options
         self._anchors = [tuple(one) for one in self._study.fact("anchors", lambda: laboratory.anchors(self._space))]
-        starts = self._starts()
-        plan = Plan(options.trials, starts, options.seed, self._adjusted, self._follow)
+        starts = [laboratory.plain(ratios, self._space) for ratios in self._starts()]
+        plan = Plan(options.trials, starts, options.seed, self._plain, self._follow)
         trials = explore(self._study, plan, self._evaluate, self._score)
         self._clock(trials)
         chosen = self._choice(trials)
@@ -137,6 +141,9 @@ class Hunt:
         allowed = (most + least) / 2 if most < least else most
         moved = self._moved(ratios, lambda one: 1 - self._laboratory.kept(one) <= allowed, less=True)
         return moved if self._laboratory.kept(moved) < 1 else self._least(ratios)
+
+    def _plain(self, ratios: Ratios) -> Ratios:
+        return self._laboratory.plain(self._adjusted(ratios), self._space)
 
     def _moved(self, ratios: Ratios, holds: Callable[[Ratios], bool], less: bool) -> Ratios:
         """All ratios moved by one number, none below 0: by the largest that holds (``less``), or else the smallest."""
@@ -217,6 +224,7 @@ class Hunt:
             asked = {one.number: one.ratios for one in group}
             unpruned, clocked = self._laboratory.clock(asked, self._options.seconds)
             self._clocked |= clocked
+            self._ratio |= {number: one.ratio or one.seconds / unpruned.seconds for number, one in clocked.items()}
             drift = unpruned.seconds / self._anchors[0][1]
             self._anchors = [(predicted, real * drift) for predicted, real in self._anchors]
             self._drift *= drift
@@ -226,7 +234,7 @@ class Hunt:
         reached = [one for one in candidates if self._reached(one)]
         if self._goal.limit is not None:
             return max(reached, key=lambda one: (one.outcome.ap50, one.outcome.kept), default=None)
-        return min(reached, key=self._of, default=None)
+        return min(reached, key=lambda one: self._ratio.get(one.number, self._of(one)), default=None)
 
     def _reached(self, trial: Trial) -> bool:
         """Latency by the upper end of the measured interval, else by the prediction; loss as `sure` says."""

@@ -156,6 +156,16 @@ class Laboratory:
         left = sum(float(self.scores[name][list(channels)].sum()) for name, channels in kept.items())
         return left / whole if whole else 1.0
 
+    def plain(self, ratios: Ratios, space: Space) -> Ratios:
+        """The smallest ratios that keep the same numbers of channels in every group."""
+        found = {}
+        for block, ratio in ratios.items():
+            steps = round(ratio / space.step)
+            while steps and self._numbers(block, (steps - 1) * space.step) == self._numbers(block, steps * space.step):
+                steps -= 1
+            found[block] = steps * space.step
+        return space.snapped(found)
+
     def evaluate(self, ratios: Ratios) -> Outcome:
         """Prune a copy, let it recover, judge it, and compare it with the unpruned one on the same images."""
         pruned = prune(self.detector.network, self._kept(ratios), self.groups)
@@ -197,11 +207,24 @@ class Laboratory:
         return judgements.judge((*key, size), lambda: evaluate(self.detector, self.judged, self.options.protocol))
 
     @cached_property
+    def _known(self) -> dict[tuple[str, float], tuple[int, ...]]:
+        return {}
+
+    @cached_property
     def _bones(self) -> Any:
         return skeleton(self.detector.network)
 
     def _kept(self, ratios: Ratios) -> dict[str, tuple[int, ...]]:
         return choose(self.groups, self.scores, self.pruning(ratios))
+
+    def _numbers(self, block: str, ratio: float) -> tuple[int, ...]:
+        """Channels that are kept in each group of a block."""
+        ratio = round(ratio, 6)
+        if (block, ratio) not in self._known:
+            own = [group for group in self.groups if group.block == block]
+            kept = choose(own, self.scores, replace(self.plan, policy="uniform", ratio=ratio, ratios={}))
+            self._known[block, ratio] = tuple(len(channels) for channels in kept.values())
+        return self._known[block, ratio]
 
     def _recovered(self, pruned: Detector, ratios: Ratios) -> Any:
         recovery = self.options.recovery

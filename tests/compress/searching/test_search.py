@@ -62,6 +62,9 @@ class Made:
     def kept(self, ratios: Ratios) -> float:
         return 1 - sum(ratios.values()) / len(ratios)
 
+    def plain(self, ratios: Ratios, space: Space) -> Ratios:
+        return ratios
+
     def evaluate(self, ratios: Ratios) -> Outcome:
         if len(self.made) == self.die_at:
             raise KeyboardInterrupt
@@ -274,7 +277,8 @@ def test_a_real_search_of_three_trials(detector: Any, pictures: Any, tmp_path: P
     assert len(found.trials) == 3
     assert found.trials[0].ap50 > 0.1
     assert found.trials[0].drop == 0
-    assert [one.ratios["model.4"] for one in found.trials] == [0.0, 0.1, 0.3]
+    assert [one.ratios["model.9"] for one in found.trials] == [0.0, 0.1, 0.3]
+    assert found.trials[1].ratios["model.0"] == 0  # a tenth of 16 channels, in eights, is none
     assert [one.predicted for one in found.trials] == sorted((one.predicted for one in found.trials), reverse=True)
     assert found.trials[2].params < found.trials[1].params < found.trials[0].params
     assert any("1.00" in line for line in said)
