@@ -150,7 +150,7 @@ def _metric(table: CompressionTable, metric: Metric) -> str:
     """The metric with the protocol and the size under which it was measured."""
     known = [rung for rung in table.rungs if rung.accuracy is not None]
     sizes = " and ".join(dict.fromkeys(f"{r.accuracy.size[0]}x{r.accuracy.size[1]}" for r in known if r.accuracy))
-    rules = " and ".join(dict.fromkeys(r.protocol for r in known if r.protocol))
+    rules = " and ".join(dict.fromkeys(r.protocol.partition(":")[0] for r in known if r.protocol))
     return ", ".join(filter(None, (metric, rules and f"protocol {rules}", sizes)))
 
 
