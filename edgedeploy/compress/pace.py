@@ -24,7 +24,8 @@ class Pace:
     def begins(self, stage: str) -> None:
         """A training begins."""
         self._stage = stage
-        self._say(f"{stage}: preparing to train {self._trainings[stage].epochs} epochs")
+        epochs = self._trainings[stage].epochs
+        self._say(f"{stage}: preparing to train {epochs} epoch{'s'[: epochs != 1]}")
 
     def ended(self, stage: str) -> None:
         """A stage is done, or was."""

@@ -106,7 +106,8 @@ class Pruning:
 
     Args:
         ratio: share of channels removed, at least 0 and less than 1; with ``latency``, share of the predicted time.
-        policy: ``uniform``: the same share of every group; ``global``: one threshold over all (network slimming);
+        policy: ``uniform``: the same share of every group; ``global``: one threshold over all, as in network
+            slimming, but of scale factors over the mean of their layer;
             ``latency``: the channels that buy the most predicted time on ``device`` per importance lost.
         keep: parts that keep their channels: ``detect`` (inside the head; its inputs are still pruned), ``residual``
             (of C2f blocks with shortcuts the first convolution and what is added to it), ``inner`` (the first
@@ -154,7 +155,7 @@ class Distillation:
         normalize: batch normalisation without scale and shift on both sides before the softmax, so that channels of
             large range do not decide alone; ``cwd`` and ``mse`` only.
         warmup: epochs over which the weight rises from zero.
-        off: last epochs without the term; as many as are without mosaic where ``None``.
+        off: last epochs without the term; where ``None``, as many as are without mosaic, unless those are all.
         teacher: whose result teaches: ``baseline``, the network before the penalty on its scale factors, or ``sparse``.
     """
 
@@ -178,6 +179,13 @@ class Distillation:
         _require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
         _require(self.off is None or self.off >= 0, "off", self.off, "0 or more")
         _require(all(layer >= 0 for layer in self.layers), "layers", self.layers, "indices of layers")
+
+    def last(self, training: Training) -> int:
+        """How many of the last epochs of a training are without the term."""
+        if self.off is not None:
+            return self.off
+        # without mosaic from the first epoch on there is none to end with, and nothing would be distilled at all
+        return training.close_mosaic if training.close_mosaic < training.epochs else 0
 
 
 @dataclass(frozen=True)

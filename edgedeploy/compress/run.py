@@ -32,6 +32,7 @@ from edgedeploy.compress.pace import Pace
 from edgedeploy.compress.recipe import Part, Pruning
 from edgedeploy.compress.result import CompressionRun, Used, check_same, judge_key
 from edgedeploy.compress.stages import Request, Stage, check, stages_of
+from edgedeploy.compress.staging import doubts
 from edgedeploy.compress.work import Hunt, Made, Order, Work
 from edgedeploy.errors import UsageError
 from edgedeploy.model import file_digest
@@ -84,6 +85,7 @@ class _Run:
         self.judgements = Judgements(request.folder / JUDGED)
         self.train = self.work.data(request.data, "train")
         self.val = self.work.data(request.val or request.data, "val")
+        self.doubts = (*self.train.faults, *self.val.faults, *doubts(self.train, self.val))
         self.pace = Pace({stage.name: stage.training for stage in self.stages if stage.training}, self.say)
         self.sha256: dict[str, str] = {}  # of the network after each stage that is there
         self.known: dict[str, Mapping[str, Any]] = {}
@@ -133,7 +135,12 @@ class _Run:
         """Of a data set; its images are not read again while neither annotations nor the files' times change."""
         total = hashlib.sha256(canonical(list(data.labels)))
         for sample in data.samples:
-            there = sample.image.stat()
+            try:
+                there = sample.image.stat()
+            except OSError as error:
+                raise UsageError(
+                    f"{sample.image}, an image of {data.name}, cannot be read: {error.strerror}."
+                ) from error
             total.update(f"{sample.image} {there.st_size} {there.st_mtime_ns} {sample.size}".encode())
             for array in (sample.boxes, sample.classes, sample.area, sample.crowd, sample.ignored):
                 total.update(str(array.shape).encode() + array.tobytes())
@@ -197,6 +204,9 @@ class _Run:
         if stage.name == "prune" and self.request.goal:
             parts |= {"goal": self.request.goal, "data": self.used.train, "protocol": self.used.protocol}
             parts["size"] = self.used.size
+        prune = self.request.recipe.prune
+        if stage.name == "prune" and prune is not None and prune.policy == "latency":
+            parts["size"] = self.used.size  # at which the time is predicted
         if stage.name == "sparse":
             parts["keep"] = self._kept()
         if self._taught(stage):
@@ -371,8 +381,7 @@ class _Run:
     def _record(self, best: str = "") -> CompressionRun:
         seconds = {name: float(known["seconds"]) for name, known in self.known.items()}
         epochs = {name: int(known["epochs"]) for name, known in self.known.items() if known["epochs"]}
-        doubts = (*self.train.faults, *self.val.faults)
-        found = CompressionRun(self.used, tuple(self.rungs), dict(self.states), best, seconds, epochs, doubts)
+        found = CompressionRun(self.used, tuple(self.rungs), dict(self.states), best, seconds, epochs, self.doubts)
         write_record(self.request.folder / RUN, found)
         return found
 

@@ -10,6 +10,7 @@ from typing import Any
 from edgedeploy.compress.folder import check_free, network_file, training_folder
 from edgedeploy.compress.recipe import STAGES, Recipe, StageName, Training
 from edgedeploy.compress.work import Goal
+from edgedeploy.device import load
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import to_json
 from edgedeploy.tasks.protocol import protocol_of
@@ -84,7 +85,8 @@ def check(request: Request, stages: tuple[Stage, ...]) -> None:
     """Refuse what can be refused before anything large is read.
 
     Raises:
-        UsageError: no stage, one that the recipe has not, no such protocol, no checkpoint, another kind of folder.
+        UsageError: no stage, one that the recipe has not, no such protocol, device or goal, no checkpoint, another
+            kind of folder.
     """
     recipe, names = request.recipe, [str(stage.name) for stage in stages if stage.settings]
     if not names:
@@ -102,8 +104,14 @@ def check(request: Request, stages: tuple[Stage, ...]) -> None:
     goal = request.goal
     if goal and (goal.target_fps is None) == (goal.max_drop is None):
         raise UsageError("A search has one goal: give --target-fps or --max-drop, not both.")
+    if goal and goal.target_fps is not None and not goal.target_fps > 0:
+        raise UsageError(f"--target-fps is {goal.target_fps:g}; it has to be above 0.")
+    if goal and goal.max_drop is not None and not 0 <= goal.max_drop < 1:
+        raise UsageError(f"--max-drop is {goal.max_drop:g}; it has to be at least 0 and below 1, as AP50 is: 0.02.")
     if goal and "prune" not in names:
         raise UsageError(f"The recipe {recipe.name} has no stage 'prune', so there are no shares to search for.")
+    if "prune" in names and recipe.prune is not None and recipe.prune.device is not None:
+        load(recipe.prune.device)
     if not request.checkpoint.is_file():
         raise UsageError(
             f"{request.checkpoint} does not exist. Give an Ultralytics .pt, or the .safetensors of a compression."

@@ -91,7 +91,7 @@ def stage(train: DetectionSet, val: DetectionSet, folder: str | Path, options: S
     parts = {"train": list(_parts(train, options)), "val": [_Part(sample, sample) for sample in val.samples]}
     if not _holds(folder, digest, sum(map(len, parts.values()))):
         _write(folder, digest, parts, train.labels)
-    faults = (*train.faults, *val.faults, *_faults(train, val))
+    faults = (*train.faults, *val.faults, *doubts(train, val))
     train = _as_staged(train, folder / "images" / "train", parts["train"])
     val = _as_staged(val, folder / "images" / "val", parts["val"])
     return Staged(folder, train, val, train.labels, folder / "data.yaml", digest, faults)
@@ -274,7 +274,8 @@ def _yaml(labels: tuple[str, ...]) -> str:
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
-def _faults(train: DetectionSet, val: DetectionSet) -> Iterator[str]:
+def doubts(train: DetectionSet, val: DetectionSet) -> Iterator[str]:
+    """Sentences about two parts of a data set: classes that cannot be learnt, images in both, images left out."""
     there = {int(kind) for sample in train.samples for kind in sample.classes[~sample.crowd]}
     if missing := [label for index, label in enumerate(train.labels) if index not in there]:
         yield f"No object of {', '.join(missing)} is in the training data, so that it cannot be learnt."

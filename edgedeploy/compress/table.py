@@ -19,6 +19,7 @@ from edgedeploy.report.compression.papers import paper
 from edgedeploy.report.compression.records import CompressionTable, Rung, Timing
 from edgedeploy.tasks.image import engine
 from edgedeploy.tasks.samples import DetectionSet
+from edgedeploy.units import show
 
 _NAMES = {
     "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "openvino": "OpenVINO", "executorch": "ExecuTorch",
@@ -94,10 +95,15 @@ def _data(run: CompressionRun) -> str:
 def _line(step: Step) -> str:
     """A stage in one sentence: what it did with which settings, what was measured after it."""
     settings = ", ".join(f"{key} {value}" for key, value in _flat(step.settings))
-    numbers = ", ".join(f"{key} {value:.4g}" for key, value in step.numbers.items())
+    numbers = ", ".join(f"{key} {_number(value)}" for key, value in step.numbers.items())
     place = ", ".join(f"{key} {step.tools[key]}" for key in ("protocol", "size") if key in step.tools)
     said = f"{step.stage} ({settings}), seed {step.seed}, {step.seconds:.0f} s"
     return f"{said}: {numbers}{f' ({place})' if place else ''}" if numbers else said
+
+
+def _number(value: float) -> str:
+    """Counts as in the table, shares with four digits."""
+    return show(value, "") if value >= 1000 else f"{value:.4g}"
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -121,7 +127,6 @@ def _pictures(folder: Path) -> dict[str, str]:
             epochs.plot(epochs.read(log), folder / f"{stage}.png")
         except (UsageError, Unavailable):
             continue
-        found[f"{stage}.png"] = (
-            f"Stage {stage}: losses, accuracy of the averaged network, share of small scale factors."
-        )
+        small = ", share of small scale factors" if stage == "sparse" else ""
+        found[f"{stage}.png"] = f"Stage {stage}: losses, accuracy of the averaged network{small}."
     return found

@@ -365,6 +365,9 @@ def test_another_checkpoint_or_other_data_are_refused_until_told_to_begin_again(
             ["takes the network after stage 'sparse' as the teacher"],
         ),
         ({"goal": Goal(30.0, 0.02)}, ["one goal", "not both"]),
+        ({"goal": Goal(target_fps=-2.0)}, ["--target-fps is -2", "above 0"]),
+        ({"goal": Goal(max_drop=2.0)}, ["--max-drop is 2", "below 1"]),
+        ({"recipe": replace(RECIPE, prune=Pruning(device="jetson"))}, ["There is no device 'jetson'."]),
         ({"goal": Goal(30.0), "recipe": replace(RECIPE, prune=None)}, ["no stage 'prune'"]),
         ({"protocol": "visdrones"}, ["There is no protocol 'visdrones'"]),
         ({"checkpoint": Path("gone.pt")}, ["gone.pt does not exist"]),
@@ -406,6 +409,32 @@ def test_each_epoch_is_a_line_with_the_time_that_is_left(work: Fake) -> None:
     assert lines[1].endswith("about 2 min left")
     assert lines[-1] == "distill: epoch 2 of 2: loss 1.000, AP50 0.500, about 0 s left"
     assert [duration(seconds) for seconds in (4, 130, 5000, 7900)] == ["4 s", "2 min", "83 min", "2 h 12 min"]
+
+
+def test_pruning_by_latency_is_done_again_for_another_size(work: Fake) -> None:
+    """The time that channels buy is that at the size of the last training."""
+    recipe = replace(RECIPE, prune=Pruning(policy="latency"))
+    work(recipe=recipe)
+    larger = replace(SHORT, size=128)
+    work(recipe=replace(recipe, distill=larger))
+    assert work.asked.count("prune") == 1
+    work(recipe=RECIPE)
+    work(recipe=replace(RECIPE, distill=larger))
+    assert "prune" not in work.asked
+
+
+def test_images_to_train_and_to_judge_on_are_said_to_be_the_same(work: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert work().doubts == ()
+    same = work.data(work.place / "data.yaml", "train")
+    monkeypatch.setattr(work, "data", lambda path, part: replace(same, split=part))
+    (doubt,) = work(fresh=True).doubts
+    assert doubt.startswith("6 images are in training and validation data, the first is ")
+
+
+def test_an_image_that_has_gone_is_named(work: Fake) -> None:
+    (work.place / "train3.png").unlink()
+    with pytest.raises(UsageError, match=r"train3\.png, an image of data, cannot be read: No such file"):
+        work()
 
 
 def test_the_record_says_what_was_used(work: Fake) -> None:

@@ -144,7 +144,8 @@ class Laboratory:
 
     def pruning(self, ratios: Ratios) -> Pruning:
         """What a recipe says to prune so."""
-        return replace(self.plan, policy="uniform", ratios={group.name: ratios[group.block] for group in self.groups})
+        found = {group.name: min(ratios[group.block], 1 - 1 / group.width) for group in self.groups}  # one stays
+        return replace(self.plan, policy="uniform", ratios=found)
 
     def seconds(self, ratios: Ratios) -> float:
         """Of a pass, predicted from shapes; nothing is computed."""
@@ -256,4 +257,8 @@ def _parts(data: DetectionSet, options: SearchOptions) -> tuple[DetectionSet, De
     if wanted and not len(others):
         return judged, judged, f"{said}, on which batch normalisation is recalibrated as well: there are no others."
     places = np.unique(np.linspace(0, max(0, len(others) - 1), min(wanted, len(others))).round().astype(int))
-    return judged, data.subset(others[places]), f"{said}; recovery uses other ones."
+    if options.recovery.training is not None:
+        said = f"{said}; the short trainings use all images, these too"
+    elif wanted:
+        said = f"{said}; recovery uses other ones"
+    return judged, data.subset(others[places]), f"{said}."

@@ -6,8 +6,8 @@ Importing this module imports ``ultralytics`` (AGPL-3.0).
 
 from __future__ import annotations
 
+import io
 import random
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
@@ -97,8 +97,8 @@ class Images(YOLODataset):  # type: ignore[misc]  # ultralytics is not typed for
         return labels
 
     def cache_images(self) -> None:
-        """As Ultralytics does it, with its progress bar on standard error."""
-        with redirect_stdout(sys.stderr):
+        """As Ultralytics does it, without its progress bar."""
+        with redirect_stdout(io.StringIO()):
             super().cache_images()
 
     def load_image(self, i: int, *args: Any, **options: Any) -> Any:

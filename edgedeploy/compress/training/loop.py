@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -172,6 +173,7 @@ class Loop(DetectionTrainer):  # type: ignore[misc]  # ultralytics is not typed 
         self.began = time.perf_counter()
         self.pending = self.batches = 0
         self._oom_retries = 3  # a smaller batch than was asked for is not taken silently
+        random.seed(f"{self.plan.training.seed} {self.epoch} {self.plan.rank}")  # multi_scale draws in this process
         self.train_loader.dataset.begin(self.epoch)
         self.train_loader.sampler.set_epoch(self.epoch)
         self.train_loader.reset()  # workers hold copies of the data set
@@ -277,8 +279,7 @@ def distillation_at(distillation: Distillation, training: Training, epoch: int) 
 
     During the warm-up it is the mean over the epoch of a line from 0 to the full weight.
     """
-    off = training.close_mosaic if distillation.off is None else distillation.off
-    if epoch >= training.epochs - off:
+    if epoch >= training.epochs - distillation.last(training):
         return 0.0
     risen = (epoch + 0.5) / distillation.warmup if distillation.warmup > 0 else 1.0
     return distillation.weight * min(risen, 1.0)

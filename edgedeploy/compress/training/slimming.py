@@ -74,8 +74,13 @@ class Penalty:
 
     @torch.no_grad()
     def add(self, rate: float) -> None:
-        """Add the subgradient ``rate * sign(gamma)``, with sign(0) = 0, to gradients that are final otherwise."""
+        """Add the subgradient ``rate * sign(gamma)``, with sign(0) = 0, to gradients that are final otherwise.
+
+        Factors that are not trained are left alone.
+        """
         for gamma in self.factors.values():
+            if not gamma.requires_grad:
+                continue  # the optimiser holds frozen ones too, and would move them by this
             sign = gamma.sign()
             if gamma.grad is None:
                 gamma.grad = sign.mul_(rate)
@@ -85,7 +90,7 @@ class Penalty:
     @torch.no_grad()
     def shrink(self, rate: float, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step ``gamma <- sign(gamma) max(|gamma| - lr * rate, 0)``, with each factor's learning rate."""
-        ours = {id(gamma) for gamma in self.factors.values()}
+        ours = {id(gamma) for gamma in self.factors.values() if gamma.requires_grad}
         for group in optimizer.param_groups:
             for gamma in group["params"]:
                 if id(gamma) in ours:

@@ -216,6 +216,12 @@ def _check(detector: Detector, data: Staged, training: Training, extra: Extra, w
     """
     _same_classes(data.labels, detector.labels)
     teacher = extra.teacher
+    given = extra.distillation
+    if given is not None and given.weight > 0 and 0 < training.epochs <= given.last(training):
+        raise UsageError(
+            f"Distillation is off in all {training.epochs} epochs, its last {given.last(training)}. "
+            "Set distillation.off lower, or train longer."
+        )
     if extra.distillation is not None and teacher is None:
         raise UsageError("Distillation needs a teacher: give the detector that the student was pruned from.")
     if teacher is not None and teacher.labels != detector.labels:
@@ -225,6 +231,31 @@ def _check(detector: Detector, data: Staged, training: Training, extra: Extra, w
         )
     if not len(data.train):
         raise UsageError(f"{data.train.name} has no training images.")
+    _check_settings(training)
+    if training.batch % world:
+        raise UsageError(f"A batch of {training.batch} cannot be divided among {world} processes; take a multiple.")
+    own = training.batch // world
+    last = -(-len(data.train) // world) % own or own
+    if last == 1 and training.size < 64:
+        raise UsageError(
+            f"At {training.size} pixels the last batch, of 1 image, leaves batch normalisation one value per channel. "
+            f"Train at 64 pixels or more, or with a batch that does not divide {len(data.train)} images with rest 1."
+        )
+
+
+def check_settings(training: Training) -> None:
+    """Refuse settings that no training takes, long before the one that they are for begins.
+
+    Raises:
+        UsageError: names the setting, or says what Ultralytics says of it.
+        Unavailable: there are some of Ultralytics' own, and it is not installed.
+    """
+    _check_settings(training)
+    if training.overrides:
+        _loops().settle(dict(training.overrides))
+
+
+def _check_settings(training: Training) -> None:
     if training.optimizer not in _OPTIMIZERS:
         raise UsageError(
             f"There is no optimizer '{training.optimizer}'.{did_you_mean(training.optimizer, _OPTIMIZERS)}"
@@ -238,15 +269,6 @@ def _check(detector: Detector, data: Staged, training: Training, extra: Extra, w
         raise UsageError("overrides.cache is 'disk', which writes beside the images. Use 'ram', or leave it out.")
     if "," in str(training.overrides.get("device", "")):
         raise UsageError("overrides.device names several devices. Start one process for each, with torchrun.")
-    if training.batch % world:
-        raise UsageError(f"A batch of {training.batch} cannot be divided among {world} processes; take a multiple.")
-    own = training.batch // world
-    last = -(-len(data.train) // world) % own or own
-    if last == 1 and training.size < 64:
-        raise UsageError(
-            f"At {training.size} pixels the last batch, of 1 image, leaves batch normalisation one value per channel. "
-            f"Train at 64 pixels or more, or with a batch that does not divide {len(data.train)} images with rest 1."
-        )
 
 
 def _same_classes(data: tuple[str, ...], model: tuple[str, ...]) -> None:

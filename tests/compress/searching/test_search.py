@@ -294,6 +294,21 @@ def test_a_real_search_of_three_trials(detector: Any, pictures: Any, tmp_path: P
         search(detector, pictures, pruning, Goal(max_drop=0.9), other)
 
 
+def test_a_narrow_network_keeps_a_channel_of_every_group(detector: Any, pictures: Any, tmp_path: Path) -> None:
+    """One that was pruned before: of its 4 channels the largest ratio of a search would leave none."""
+    from edgedeploy.compress.pruning.prune import prune_detector
+    from edgedeploy.compress.searching.laboratory import Laboratory
+
+    narrow, _ = prune_detector(detector, Pruning(ratio=0.75))
+    options = SearchOptions(tmp_path, images=2)
+    laboratory = Laboratory.of(narrow, pictures, Pruning(), options)
+    assert min(group.width for group in laboratory.groups) == 4
+    ratios = laboratory.pruning(Space(laboratory.blocks).uniform(0.9)).ratios
+    assert {ratios[group.name] for group in laboratory.groups if group.width == 4} == {0.75}
+    assert {ratios[group.name] for group in laboratory.groups if group.width >= 16} == {0.9}
+    assert laboratory.seconds(Space(laboratory.blocks).uniform(0.9)) > 0
+
+
 def test_a_network_that_finds_nothing_has_nothing_to_lose(detector: Any, pictures: Any, tmp_path: Path) -> None:
     from edgedeploy.compress.searching.search import search
 

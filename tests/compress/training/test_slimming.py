@@ -104,6 +104,19 @@ def test_a_factor_without_a_gradient_gets_the_penalty_alone() -> None:
     assert network[1].weight.grad.tolist() == [0.5, -0.5, 0.0, 0.5]
 
 
+@pytest.mark.parametrize("method", ["subgradient", "proximal"])
+def test_a_frozen_factor_stays(method: Any) -> None:
+    """The optimiser holds it too, as Ultralytics makes it."""
+    network = small()
+    network[1].weight.requires_grad_(False)
+    penalty = Penalty(Slimming(method=method), scales(network, ["1", "3"]))
+    network(torch.rand(2, 3, 4, 4)).sum().backward()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    take_step(network, optimizer, torch.amp.GradScaler("cuda", enabled=False), penalty, 1.0)
+    assert torch.equal(network[1].weight, small()[1].weight)
+    assert not torch.equal(network[3].weight, small()[3].weight)
+
+
 def test_small_shares_count_magnitudes() -> None:
     assert small_shares({"a": torch.tensor([0.005, -0.005, 0.01, -1.0])}, 0.01) == {"a": 0.5}
 

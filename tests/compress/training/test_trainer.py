@@ -257,6 +257,50 @@ def test_what_cannot_be_trained(
     assert not (tmp_path / "last.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("off", "close_mosaic", "weights"),
+    [(None, 1, [2, 2, 0]), (None, 0, [2, 2, 2]), (None, 3, [2, 2, 2]), (None, 10, [2, 2, 2]), (2, 10, [2, 0, 0])],
+)
+def test_distillation_ends_with_mosaic_but_takes_place(off: int | None, close_mosaic: int, weights: list[int]) -> None:
+    from edgedeploy.compress.training.loop import distillation_at
+
+    distillation, training = Distillation(weight=2.0, off=off), replace(TINY, close_mosaic=close_mosaic)
+    assert [distillation_at(distillation, training, epoch) for epoch in range(3)] == weights
+
+
+def test_distillation_that_is_never_on_is_refused(student: Detector, staged: Any, tmp_path: Path) -> None:
+    extra = Extra(distillation=Distillation(off=3), teacher=student)
+    with pytest.raises(UsageError, match=r"off in all 3 epochs, its last 3\. Set distillation\.off lower"):
+        train(student, staged, TINY, tmp_path, extra)
+
+
+def test_what_is_drawn_in_the_process_itself_depends_on_the_epoch_alone(
+    student: Detector, staged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes of ``multi_scale`` are drawn here while workers make the images; a resumed training draws the same."""
+    from edgedeploy.compress.training import loop
+
+    drawn: list[float] = []
+    begin = loop.Loop._begin_epoch
+
+    def begun(self: loop.Loop) -> None:
+        begin(self)
+        drawn.append(random.random())
+
+    monkeypatch.setattr(loop.Loop, "_begin_epoch", begun)
+
+    def killed(epoch: Epoch) -> None:
+        raise Killed
+
+    training = replace(TINY, epochs=2, every=0)
+    with pytest.raises(Killed):
+        train(student, staged, training, tmp_path / "killed", follow=killed)
+    train(student, staged, training, tmp_path / "killed")
+    train(student, staged, training, tmp_path / "whole")
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+
+
 def test_a_folder_of_something_else(
     student: Detector, staged: Any, whole: tuple[Trained, Path], tmp_path: Path
 ) -> None:
