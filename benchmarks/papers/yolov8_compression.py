@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from benchmarks.record import RESULTS, Row, finish
-from edgedeploy.accuracy import Difference
+from edgedeploy.accuracy import Difference, paired_difference
 from edgedeploy.errors import EdgeDeployError, UsageError
 from edgedeploy.report.compression import text
 from edgedeploy.report.compression.files import COMMAS, PICTURE, TABLE, kept, publish
@@ -100,6 +102,26 @@ def _table(arguments: argparse.Namespace) -> CompressionTable:
     return deploy(arguments.run, options, lambda said: print(said, file=sys.stderr, flush=True))
 
 
+def _against(run: Path, control: Path) -> Iterator[Row]:
+    """The last network of one run minus that of another, paired: what a teacher adds to as much training."""
+    from edgedeploy.compress.judgements import Judged, Judgements
+    from edgedeploy.compress.result import judge_key, read_run
+
+    def last(folder: Path) -> tuple[str, Judged]:
+        found = read_run(folder)
+        rung, used = found.rungs[-1], found.used
+        key = judge_key(rung.sha256, used.val, used.protocol, used.size)
+        return rung.name, Judgements(folder / "judged").judge(key, lambda: _missing(folder))
+
+    (name, ours), (other, theirs) = last(run), last(control)
+    for metric, found in asdict(paired_difference(theirs.matches, ours.matches)).items():
+        yield _difference(f"{'AP50' if metric == 'ap50' else 'AP50-95'}, {name} - {other}", Difference(**found), None)
+
+
+def _missing(folder: Path) -> NoReturn:
+    raise UsageError(f"The last network of {folder} was not judged: let its run end first.")
+
+
 def _write(table: CompressionTable, arguments: argparse.Namespace) -> None:
     """The forms of the report, under the name of this benchmark; the page only where the run is."""
     for note in publish(table, arguments.run).notes:
@@ -117,6 +139,7 @@ def main() -> int:
     """Print the table and the rows, write everything; 1 if a target was missed."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("run", type=Path, help="folder of a compression")
+    made.add_argument("--control", type=Path, help="folder of the same compression with distillation.weight = 0")
     made.add_argument("--deploy", action="store_true", help="export, judge and time on this machine")
     made.add_argument("--data", type=Path, help="where the data set of the run is now")
     made.add_argument("--val", type=Path, help="the same of the one to judge on, where it is one of its own")
@@ -129,13 +152,20 @@ def main() -> int:
     arguments = made.parse_args()
     try:
         table = _table(arguments)
+        control = [*_against(arguments.run, arguments.control)] if arguments.control else []
     except EdgeDeployError as error:
         print(error, file=sys.stderr)
         return error.exit_status
     _write(table, arguments)
     print(text.markdown(table))
     inputs = {"data": table.digest, **{f"{r.name} {Path(r.file).name}": r.sha256 for r in table.rungs if r.sha256}}
-    return finish(arguments, results(table), inputs=inputs, details=table.to_json(), open_questions=text.missing(table))
+    return finish(
+        arguments,
+        [*results(table), *control],
+        inputs=inputs,
+        details=table.to_json(),
+        open_questions=text.missing(table),
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from edgedeploy.cli.run import terminable
 from edgedeploy.cli.terminal import Json, options_from, print_json, print_notes, print_table, progress
 
 if TYPE_CHECKING:
+    from edgedeploy.compress.recipe import Recipe
     from edgedeploy.compress.result import CompressionRun
     from edgedeploy.compress.stages import Request
     from edgedeploy.report.compression.records import CompressionTable
@@ -33,7 +34,9 @@ def compress(
     keep: Annotated[
         list[str] | None, typer.Option(help="Part that keeps its channels: detect, residual or inner; repeatable.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device to prune for, by name; else this machine.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device that policy latency prunes for; else this machine.")
+    ] = None,
     target_fps: Annotated[
         float | None, typer.Option(help="Search shares: the most accurate network that is so fast.")
     ] = None,
@@ -42,7 +45,7 @@ def compress(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Networks that a search tries.")] = 60,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every training.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the input in training, a multiple of 32.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the input in pixels, a multiple of 32.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of order and augmentation.")] = None,
     setting: Annotated[
@@ -77,6 +80,7 @@ def compress(
         pruning = {"ratio": prune, "policy": policy, "keep": keep or None, "device": device}
         changes = Changes(_given(training), _given(pruning), options_from(setting or []))
         chosen = read_recipe(recipe, changes)
+        _check_settings(chosen)
         goal = None if target_fps is None and max_drop is None else Goal(target_fps, max_drop, trials)
         request = Request(checkpoint, chosen, data, output, val, protocol, tuple(stage or ()), goal, fresh)
         found = run(request, work, say)
@@ -85,6 +89,17 @@ def compress(
         print_json({"folder": output, "run": found, "table": table.to_json()})
     else:
         _print(found, table, output)
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """A setting that the last stage cannot take is refused before the first one is trained."""
+    from edgedeploy.compress.recipe import Training
+    from edgedeploy.compress.training.trainer import check_settings
+
+    for name in recipe.stages:
+        own = getattr(recipe, name)
+        if isinstance(own, Training):
+            check_settings(own)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -121,3 +136,4 @@ def _print(found: CompressionRun, table: CompressionTable, output: Path) -> None
     print_notes(doubts(table))
     left = [stage for stage in found.used.recipe.stages if stage not in found.states]
     typer.echo(f"network: {output / found.best}" if found.best else f"still to do: {', '.join(left)}")
+    typer.echo(f"report: {output / 'report.html'}")

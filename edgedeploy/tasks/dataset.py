@@ -28,7 +28,9 @@ def read_detection_set(path: str | Path, split: str = "val") -> DetectionSet:
     if path.is_dir():
         raise UsageError(f"{path} is a folder. Give its data.yaml, or the .json file with its COCO annotations.")
     if not path.is_file():
-        raise UsageError(f"{path} does not exist. A data set is a data.yaml or a COCO .json file.")
+        raise UsageError(
+            f"{path} does not exist. A data set is a data.yaml, a COCO .json file, or a folder as of VisDrone."
+        )
     if path.suffix.lower() in (".yaml", ".yml"):
         return read_yolo(path, split)
     if path.suffix.lower() == ".json":

@@ -87,8 +87,7 @@ def protocol_of(name: str) -> Protocol:
     """
     plain, _, windows = name.partition("@")
     if plain not in PROTOCOLS:
-        known = f"known are {', '.join(PROTOCOLS)}.{did_you_mean(plain, PROTOCOLS)}"
-        raise UsageError(f"There is no protocol '{plain}': {known}")
+        raise UsageError(f"There is no protocol '{plain}'.{did_you_mean(plain, PROTOCOLS)}")
     protocol = PROTOCOLS[plain]
     return protocol.within(Slices.parse(windows)) if windows else protocol
 

@@ -77,6 +77,8 @@ def test_help_names_the_packaged_recipes() -> None:
         (["--recipe", "quick", "--prune", "1"], ["quick: [prune]: ratio is 1.0"]),
         (["--recipe", "quick", "--set", "sparse"], ["'sparse' is not an option: write key=value"]),
         (["--recipe", "quick", "--max-drop", "0.1", "--target-fps", "30"], ["one goal"]),
+        (["--recipe", "quick", "--set", "finetune.overrides.foo=1"], ["Ultralytics refuses", "'foo'"]),
+        (["--recipe", "quick", "--set", "distill.optimizer=Sgd"], ["no optimizer 'Sgd'", "SGD"]),
         (["--recipe", "quick"], ["net.pt does not exist"]),
     ],
 )
