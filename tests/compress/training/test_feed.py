@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgedeploy import inherit
 from edgedeploy.errors import UsageError
 from edgedeploy.tasks.dataset import read_detection_set
 
@@ -91,24 +94,50 @@ def test_mosaics_of_an_epoch_do_not_depend_on_the_one_before(images: Any, capfd:
     assert capfd.readouterr().out == ""
 
 
-def test_workers_give_what_the_process_itself_gives(images: Any) -> None:
-    from edgedeploy.compress.training.feed import Order, loader
+#: In a process of its own: workers are forked, which a process with the threads of many runtimes does not survive.
+WORKERS = """
+import sys
+from pathlib import Path
+import torch
+from edgedeploy.models.yolo import quietly
+with quietly():
+    from ultralytics.cfg import get_cfg
+from edgedeploy.compress.staging import stage
+from edgedeploy.compress.training.feed import Images, Order, loader
+from edgedeploy.tasks.dataset import read_detection_set
 
-    seen = []
-    for workers in (0, 1):
-        feed, order = images(), Order(6, seed=0, rank=0, world=1)
-        batches = loader(feed, 4, order, workers, pin=False)
-        for epoch in (0, 1):
-            feed.begin(epoch)
-            order.set_epoch(epoch)
-            batches.reset()
-            found = list(batches)
-            assert [len(batch["im_file"]) for batch in found] == [4, 2]
-            seen.append(torch.cat([batch["img"] for batch in found]))
-        batches.close()
-    assert torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[1], seen[3])
-    assert not torch.equal(seen[0].sort(0)[0], seen[1].sort(0)[0])
+train, val = (read_detection_set(Path(sys.argv[1]), split).subset(range(6)) for split in ("train", "val"))
+staged = stage(train, val, Path(sys.argv[2]))
+facts = {"names": dict(enumerate(staged.labels)), "nc": len(staged.labels), "channels": 3}
+seen = []
+for workers in (0, 1):
+    feed = Images(staged, facts, get_cfg(overrides={"imgsz": 64, "mosaic": 0.0}), 2, 32)
+    order = Order(6, seed=0, rank=0, world=1)
+    batches = loader(feed, 4, order, workers, pin=False)
+    for epoch in (0, 1):
+        feed.begin(epoch)
+        order.set_epoch(epoch)
+        batches.reset()
+        found = list(batches)
+        assert [len(batch["im_file"]) for batch in found] == [4, 2]
+        seen.append(torch.cat([batch["img"] for batch in found]))
+    batches.close()
+assert torch.equal(seen[0], seen[2])
+assert torch.equal(seen[1], seen[3])
+assert not torch.equal(seen[0].sort(0)[0], seen[1].sort(0)[0])
+print("alike")
+"""
+
+
+def test_workers_give_what_the_process_itself_gives(scenes: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS, str(scenes), str(tmp_path / "staged")],
+        env=inherit.environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines()[-1:] == ["alike"], done.stderr
 
 
 def test_labels_are_those_of_the_data_set(images: Any) -> None:
