@@ -73,16 +73,16 @@ def compress(
     with terminable(), leading() as work, progress() as say:
         from edgedeploy.compress.recipe_file import Changes, read_recipe
         from edgedeploy.compress.run import run
+        from edgedeploy.compress.searching.goal import Goal
         from edgedeploy.compress.stages import Request
-        from edgedeploy.compress.work import Goal
 
         training = {"epochs": epochs, "size": size, "batch": batch, "seed": seed}
         pruning = {"ratio": prune, "policy": policy, "keep": keep or None, "device": device}
         changes = Changes(_given(training), _given(pruning), options_from(setting or []))
         chosen = read_recipe(recipe, changes)
         _check_settings(chosen)
-        goal = None if target_fps is None and max_drop is None else Goal(target_fps, max_drop, trials)
-        request = Request(checkpoint, chosen, data, output, val, protocol, tuple(stage or ()), goal, fresh)
+        goal = None if target_fps is None and max_drop is None else Goal(target_fps, max_drop)
+        request = Request(checkpoint, chosen, data, output, val, protocol, tuple(stage or ()), goal, trials, fresh)
         found = run(request, work, say)
         table = _table(request, found, deploy, say)
     if as_json:

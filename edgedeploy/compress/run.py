@@ -202,7 +202,12 @@ class _Run:
         if stage.training:
             parts["data"] = self.used.train
         if stage.name == "prune" and self.request.goal:
-            parts |= {"goal": self.request.goal, "data": self.used.train, "protocol": self.used.protocol}
+            parts |= {
+                "goal": self.request.goal,
+                "trials": self.request.trials,
+                "data": self.used.train,
+                "protocol": self.used.protocol,
+            }
             parts["size"] = self.used.size
         prune = self.request.recipe.prune
         if stage.name == "prune" and prune is not None and prune.policy == "latency":
@@ -301,10 +306,12 @@ class _Run:
     def _pruned(self, detector: Detector, pruning: Pruning, source: str) -> Made:
         request, used = self.request, self.used
         if request.goal:
-            goal = replace(request.goal, trials=0)  # more trials go on with those that there are
-            name = digest([source, goal, pruning, used.train, used.size, used.protocol])[:12]
+            # not by the number of trials: more go on with those that there are
+            name = digest([source, request.goal, pruning, used.train, used.size, used.protocol])[:12]
             sets, folder = (self.train, self.val), request.folder
-            hunt = Hunt(request.goal, folder / SEARCH / name, sets, folder / DATA, used.protocol, used.size)
+            hunt = Hunt(
+                request.goal, request.trials, folder / SEARCH / name, sets, folder / DATA, used.protocol, used.size
+            )
             pruning = self.work.search(detector, pruning, hunt, self.say)
         self.say("prune: choosing channels")
         return self.work.prune(detector, pruning, used.size)

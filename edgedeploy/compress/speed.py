@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 from edgedeploy import plugins
 from edgedeploy.artifact import Artifact
 from edgedeploy.bench.environment import affinity, collect
-from edgedeploy.bench.interleave import BLOCK, interleave
+from edgedeploy.bench.interleave import interleave, turns
 from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.statistics.ratio import compare_pairs
 from edgedeploy.bench.statistics.uncertainty import Times
@@ -128,11 +128,7 @@ def _speed(threads: int, times: Times, reference: Times, same: bool) -> Speed:
     latency = float(np.median(times))
     if same:
         return Speed(threads, latency, len(times), 1.0, 1.0, 1.0)
-    ratio = compare_pairs([(_blocks(times), _blocks(reference))], 0.5, CONFIDENCE)
+    ratio = compare_pairs([(turns(times), turns(reference))], 0.5, CONFIDENCE)
     if isinstance(ratio, TooFew):
         return Speed(threads, latency, len(times))
     return Speed(threads, latency, len(times), ratio.value, ratio.low, ratio.high)
-
-
-def _blocks(times: Times) -> Sequence[Times]:
-    return list(times.reshape(-1, BLOCK))

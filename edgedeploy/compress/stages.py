@@ -9,7 +9,7 @@ from typing import Any
 
 from edgedeploy.compress.folder import check_free, network_file, training_folder
 from edgedeploy.compress.recipe import STAGES, Recipe, StageName, Training
-from edgedeploy.compress.work import Goal
+from edgedeploy.compress.searching.goal import Goal
 from edgedeploy.device import load
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import to_json
@@ -29,6 +29,7 @@ class Request:
         protocol: of the evaluation, by name.
         stages: only these; all of the recipe where empty.
         goal: what the shares of channels are searched for, in place of the recipe's ratio.
+        trials: networks that a search tries.
         fresh: throw away what ``folder`` holds of an earlier compression.
     """
 
@@ -40,6 +41,7 @@ class Request:
     protocol: str = "ultralytics"
     stages: tuple[str, ...] = ()
     goal: Goal | None = None
+    trials: int = 60
     fresh: bool = False
 
 
@@ -102,12 +104,6 @@ def check(request: Request, stages: tuple[Stage, ...]) -> None:
         )
     protocol_of(request.protocol)
     goal = request.goal
-    if goal and (goal.target_fps is None) == (goal.max_drop is None):
-        raise UsageError("A search has one goal: give --target-fps or --max-drop, not both.")
-    if goal and goal.target_fps is not None and not goal.target_fps > 0:
-        raise UsageError(f"--target-fps is {goal.target_fps:g}; it has to be above 0.")
-    if goal and goal.max_drop is not None and not 0 <= goal.max_drop < 1:
-        raise UsageError(f"--max-drop is {goal.max_drop:g}; it has to be at least 0 and below 1, as AP50 is: 0.02.")
     if goal and "prune" not in names:
         raise UsageError(f"The recipe {recipe.name} has no stage 'prune', so there are no shares to search for.")
     if "prune" in names and recipe.prune is not None and recipe.prune.device is not None:

@@ -59,19 +59,18 @@ class Torch:
 
     def search(self, detector: Detector, pruning: Pruning, hunt: Hunt, say: Callable[[str], None]) -> Pruning:
         """The shares of channels that serve a goal best, on training images alone."""
-        from edgedeploy.compress.searching.search import Goal, SearchOptions, search
+        from edgedeploy.compress.searching.search import SearchOptions, search
         from edgedeploy.compress.staging import stage
 
         options = SearchOptions(
             hunt.folder,
-            hunt.goal.trials,
+            hunt.trials,
             size=hunt.size,
             protocol=protocol_of(hunt.protocol),
             follow=lambda text, share: say(f"search: {share:.0%}: {text}"),
         )
-        goal = Goal(hunt.goal.target_fps, hunt.goal.max_drop)
         hunt.folder.mkdir(parents=True, exist_ok=True)
-        found = search(detector, stage(*hunt.sets, hunt.data), pruning, goal, options)
+        found = search(detector, stage(*hunt.sets, hunt.data), pruning, hunt.goal, options)
         say(f"search: {found.sentence}")
         return found.pruning
 

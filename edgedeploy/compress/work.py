@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from edgedeploy.accuracy import Assessment, Progress
 from edgedeploy.compress.detector import Detector
 from edgedeploy.compress.recipe import Distillation, Part, Pruning, Slimming, StageName, Training
+from edgedeploy.compress.searching.goal import Goal
 from edgedeploy.compress.training.epochs import Epoch
 from edgedeploy.tasks.samples import DetectionSet
 
@@ -52,19 +53,11 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What the shares of channels are searched for: frames per second, or the largest loss of AP50; one of both."""
-
-    target_fps: float | None = None
-    max_drop: float | None = None
-    trials: int = 60
-
-
-@dataclass(frozen=True)
 class Hunt:
-    """A search: where its trials are kept, the data and where they are staged, and how trials are judged."""
+    """A search: how many trials, where they are kept, the data and where they are staged, how trials are judged."""
 
     goal: Goal
+    trials: int
     folder: Path
     sets: tuple[DetectionSet, DetectionSet]
     data: Path
@@ -73,7 +66,7 @@ class Hunt:
 
 
 class Work(Protocol):
-    """What the stages consist of; `edgedeploy.compress.work.Torch` does it."""
+    """What the stages consist of; `edgedeploy.compress.torch_work.Torch` does it."""
 
     def data(self, path: Path, part: str) -> DetectionSet:
         """A part of a data set."""

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from edgedeploy.cli.compress import compress
 from edgedeploy.compress.recipe_file import presets
+from edgedeploy.compress.searching.goal import Goal
 from edgedeploy.compress.stages import Request
-from edgedeploy.compress.work import Goal
 from edgedeploy.errors import UsageError
 
 app = typer.Typer()
@@ -62,7 +62,7 @@ def test_every_option_reaches_the_request(monkeypatch: pytest.MonkeyPatch) -> No
         Path("other"),
         True,
     )
-    assert made.goal == Goal(max_drop=0.02, trials=9)
+    assert (made.goal, made.trials) == (Goal(max_drop=0.02), 9)
 
 
 def test_help_names_the_packaged_recipes() -> None:

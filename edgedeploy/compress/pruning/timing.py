@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from edgedeploy import plugins
-from edgedeploy.bench.interleave import BLOCK, interleave
+from edgedeploy.bench.interleave import interleave, turns
 from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.statistics.ratio import compare_pairs
 from edgedeploy.bench.statistics.uncertainty import Times, between
@@ -118,13 +118,9 @@ def graph_of(network: Any, size: tuple[int, int]) -> Graph:
 def _clocked(times: Times, reference: Times) -> Clocked:
     median, bounds = float(np.median(times)), between([times], 0.5, CONFIDENCE)
     low, high = (float(times.min()), float(times.max())) if isinstance(bounds, TooFew) else bounds
-    ratio = None if times is reference else compare_pairs([(_blocks(reference), _blocks(times))], 0.5, CONFIDENCE)
+    ratio = None if times is reference else compare_pairs([(turns(reference), turns(times))], 0.5, CONFIDENCE)
     if ratio is None:
         return Clocked(median, low, high, 1.0, 1.0, 1.0, len(times))
     if isinstance(ratio, TooFew):
         return Clocked(median, low, high, None, None, None, len(times))
     return Clocked(median, low, high, ratio.value, ratio.low, ratio.high, len(times))
-
-
-def _blocks(times: Times) -> Sequence[Times]:
-    return list(times.reshape(-1, BLOCK))

@@ -24,9 +24,6 @@ from edgedeploy.models.yolo import quietly
 with quietly():
     from ultralytics.nn.tasks import DetectionModel
 
-#: Blocks of several convolutions, by the names of their classes: C2f in YOLOv8, C3k2 in YOLO11.
-_BLOCKS = ("C2f", "C3k2")
-
 
 class Distilled(DetectionModel):  # type: ignore[misc]  # ultralytics is not typed for us
     """A detection network whose training loss also compares it with a teacher. Made by `begin`, undone by `end`.
@@ -153,11 +150,6 @@ def end(network: DetectionModel) -> None:
     if isinstance(network, Distilled):
         del network.lesson, network.connectors
         network.__class__ = DetectionModel
-
-
-def blocks(network: DetectionModel) -> tuple[int, ...]:
-    """Indices of all C2f (C3k2) blocks, another choice of layers: 2, 4, 6, 8, 12, 15, 18 and 21 in YOLOv8."""
-    return tuple(i for i, layer in enumerate(network.model) if type(layer).__name__ in _BLOCKS)
 
 
 def _require_alike(network: DetectionModel, teacher: DetectionModel) -> None:

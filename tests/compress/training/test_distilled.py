@@ -273,8 +273,7 @@ def test_a_student_moves_towards_its_teacher(student: Any, teacher: Any, batch: 
 
 
 def test_layers_can_be_chosen(student: Any, teacher: Any, batch: dict[str, torch.Tensor]) -> None:
-    every = distilled.blocks(student)
-    assert every == (2, 4, 6, 8, 12, 15, 18, 21)
+    every = (2, 4, 6, 8, 12, 15, 18, 21)
     distilled.begin(student, teacher, Distillation(layers=every[::-1]))
     assert student.lesson.layers == every
     assert student.loss(batch)[1]["cwd"] > 0
@@ -286,7 +285,6 @@ def test_layers_can_be_chosen(student: Any, teacher: Any, batch: dict[str, torch
 @pytest.mark.parametrize("method", ["cwd", "logit"])
 def test_the_newer_family_too(batch: dict[str, torch.Tensor], method: Any) -> None:
     student, teacher = (build(width, family="yolo11n.yaml") for width in (0.125, 0.25))
-    assert distilled.blocks(student) == (2, 4, 6, 8, 13, 16, 19, 22)
     distilled.begin(student, teacher, Distillation(method))
     assert student.lesson.layers == ((16, 19, 22) if method == "cwd" else (23,))
     assert student.loss(batch)[1][method] > 0
