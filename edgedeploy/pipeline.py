@@ -15,9 +15,14 @@ from edgedeploy.exporter import Evidence, Progress, Request, export
 from edgedeploy.golden import Sample
 from edgedeploy.model import Model, identify, load
 from edgedeploy.tasks import contract_of, from_contract
+from edgedeploy.tasks.clips import ClipSet, Sounds, load_clips
 from edgedeploy.tasks.dataset import DetectionSet, match_labels, read_detection_set
 from edgedeploy.tasks.detect import Detect
+from edgedeploy.tasks.fbank import Fbank
 from edgedeploy.tasks.image import read_image
+from edgedeploy.tasks.keywords import Keywords
+from edgedeploy.tasks.speech_files import is_clips, read_clips
+from edgedeploy.tasks.task import Task
 from edgedeploy.tensors import Array
 
 #: Layouts of a detector's output, see `edgedeploy.tasks.detect.Detect`.
@@ -56,14 +61,7 @@ def export_checkpoint(reference: str, request: Request, directory: Path, progres
     if request.head:
         model = dataclasses.replace(model, task=_contract(request.head, model, request.evidence.labels))
     if request.evidence.labels:
-        task = None if model.task is None else from_contract(model.task)
-        if task is None:
-            raise UsageError(
-                f"{source.name} does not say how images enter it, so that a data set is of no use to it. If it is a "
-                "detector, give its --head; else give tensors as Evidence of edgedeploy.exporter in Python."
-            )
-        if isinstance(task, Detect):
-            match_labels(task.labels, request.evidence.labels)
+        request = dataclasses.replace(request, evidence=_fitting(model, request.evidence))
     return Exported(export(model, request, directory, progress), reused=False)
 
 
@@ -89,37 +87,66 @@ class Images(Sequence[Array]):
         return read_image(self._paths[index])
 
 
-def read_calibration_set(path: Path, split: str | None) -> DetectionSet:
-    """The data set to calibrate on: ``split`` if given, else ``train``, else ``val``.
+def read_calibration_set(path: Path, split: str | None) -> DetectionSet | ClipSet:
+    """The data set to calibrate on: ``split`` if given, else ``train``, else ``val`` of images and all of recordings.
 
-    Ranges are best taken from images on which nobody measures the accuracy afterwards.
+    Ranges are best taken from samples on which nobody measures the accuracy afterwards.
 
     Raises:
-        UsageError: see `edgedeploy.tasks.dataset.read_detection_set`.
+        UsageError: see `edgedeploy.tasks.dataset.read_detection_set` and `edgedeploy.tasks.speech_files.read_clips`.
     """
+    sound = is_clips(path)
+    read = read_clips if sound else read_detection_set
     if split is not None or path.suffix.lower() == ".json":
-        return read_detection_set(path, split or "val")
+        return read(path, split or "val")
     try:
-        return read_detection_set(path, "train")
+        return read(path, "train")
     except UsageError:
-        return read_detection_set(path, "val")
+        return read(path, "all" if sound else "val")
 
 
-def evidence_from(data: DetectionSet, most: int) -> Evidence:
-    """Real images of a data set, at most ``most``, evenly spread over it, with a record of what they cover.
+def evidence_from(data: DetectionSet | ClipSet, most: int) -> Evidence:
+    """Real samples of a data set, at most ``most``, evenly spread over it, with a record of what they cover.
+
+    Recordings are resampled where they have another rate than the model takes.
 
     Raises:
         UsageError: ``most`` is less than 1.
     """
+    kind = "clips" if isinstance(data, ClipSet) else "images"
     if most < 1:
-        raise UsageError(f"{most} calibration images calibrate nothing; give 100 or more.")
-    picks = np.linspace(0, len(data.samples) - 1, min(most, len(data.samples))).round().astype(int)
+        raise UsageError(f"{most} calibration {kind} calibrate nothing; give 100 or more.")
+    picks = np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int)
     chosen = data.subset(picks)
-    seen = {int(c) for sample in chosen.samples for c in sample.classes}
-    record = CalibrationRecord(chosen.name, len(chosen.samples), chosen.digest(), len(seen), len(data.labels))
-    samples: Sequence[Sample] = Images([sample.image for sample in chosen.samples])
-    origin = f"{chosen.name}, {len(chosen.samples)} images"
-    return Evidence(samples, origin, record, data.labels, labelled=chosen)
+    if isinstance(chosen, ClipSet):
+        seen = {clip.word for clip in chosen.clips}
+        samples: Sequence[Sample] = load_clips(chosen, Fbank().sample_rate, resample=True)
+    else:
+        seen = {int(c) for sample in chosen.samples for c in sample.classes}
+        samples = Images([sample.image for sample in chosen.samples])
+    record = CalibrationRecord(chosen.name, len(chosen), chosen.digest(), len(seen), len(data.labels))
+    labelled = None if isinstance(chosen, ClipSet) else chosen
+    return Evidence(samples, f"{chosen.name}, {len(chosen)} {kind}", record, data.labels, labelled=labelled)
+
+
+def _fitting(model: Model, evidence: Evidence) -> Evidence:
+    """The evidence of a data set as the model takes it: images or sound, this at its rate, of classes that it knows."""
+    task: Task[Any] | None = None if model.task is None else from_contract(model.task)
+    if task is None:
+        raise UsageError(
+            f"{model.name} does not say how samples enter it, so that a data set is of no use to it. If it is a "
+            "detector, give its --head; else give tensors as Evidence of edgedeploy.exporter in Python."
+        )
+    samples = evidence.samples
+    if isinstance(task, Keywords) and isinstance(samples, Images):
+        raise UsageError(f"{model.name} takes sound, and there are images in {evidence.origin}: give clips.")
+    if isinstance(task, Detect) and isinstance(samples, Sounds):
+        raise UsageError(f"{model.name} takes images, and there is sound in {evidence.origin}: give a data.yaml.")
+    if isinstance(task, (Detect, Keywords)):
+        match_labels(task.labels, evidence.labels)
+    if isinstance(task, Keywords) and isinstance(samples, Sounds):
+        return dataclasses.replace(evidence, samples=samples.at(task.features.sample_rate))
+    return evidence
 
 
 def _contract(head: str, model: Model, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -8,12 +8,25 @@ from typing import Any
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import from_json, to_json
 from edgedeploy.tasks.detect import Detect, Detections
+from edgedeploy.tasks.keywords import Heard, Keywords
 from edgedeploy.tasks.raw import Raw
-from edgedeploy.tasks.task import Prepared, Task
+from edgedeploy.tasks.task import STREAM, Feed, Prepared, Task
 
-__all__ = ["Detect", "Detections", "Prepared", "Raw", "Task", "contract_of", "from_contract"]
+__all__ = [
+    "STREAM",
+    "Detect",
+    "Detections",
+    "Feed",
+    "Heard",
+    "Keywords",
+    "Prepared",
+    "Raw",
+    "Task",
+    "contract_of",
+    "from_contract",
+]
 
-_KINDS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Detect, Raw)}
+_KINDS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Detect, Keywords, Raw)}
 
 
 def from_contract(contract: Mapping[str, Any]) -> Task[Any]:

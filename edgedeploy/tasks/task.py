@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from edgedeploy.errors import UsageError
 from edgedeploy.tensors import Array
 
 Result = TypeVar("Result")
@@ -22,6 +23,33 @@ class Prepared:
 
     tensors: tuple[Array, ...]
     context: Any = None
+
+
+class Feed(Protocol):
+    """The host's side of one stream: what is heard comes in by pieces, and the tensors of the graph's steps come out.
+
+    A step is a call of the graph `STREAM`: one array per input of it, in graph order, its state not among them.
+    """
+
+    def push(self, piece: Array) -> list[tuple[Array, ...]]:
+        """The steps that have become possible with the next ``piece`` of the stream: none, one or several.
+
+        Raises:
+            UsageError: the piece is not of the kind that the task takes.
+        """
+        ...
+
+    def finish(self) -> list[tuple[Array, ...]]:
+        """The steps that are left when the stream has ended."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what was pushed: the next piece is the first of another stream."""
+        ...
+
+
+#: The graph of a streaming model that takes one step of a stream, and carries its state from step to step.
+STREAM = "stream"
 
 
 @dataclass(frozen=True)
@@ -49,3 +77,19 @@ class Task(ABC, Generic[Result]):
     @abstractmethod
     def distance(self, reference: Result, result: Result) -> float:
         """How far ``result`` is from ``reference``: 0 for the same, 1 for nothing in common."""
+
+    def feed(self) -> Feed:
+        """What makes steps of the graph `STREAM` out of the pieces of a stream.
+
+        Raises:
+            UsageError: the task takes samples one by one, and no stream.
+        """
+        raise UsageError(f"A model for the task '{self.kind}' takes samples one by one, and no stream.")
+
+    def heard(self, outputs: Sequence[Array]) -> Result | None:
+        """What is known after a step, from its outputs in graph order; ``None`` while nothing is.
+
+        Raises:
+            UsageError: the task takes samples one by one, and no stream.
+        """
+        raise UsageError(f"A model for the task '{self.kind}' takes samples one by one, and no stream.")
