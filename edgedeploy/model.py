@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 from edgedeploy import plugins
 from edgedeploy.errors import Unavailable, UsageError
+from edgedeploy.tasks.task import STREAM
 from edgedeploy.tensors import Signature
 
 Format = Literal["ultralytics", "native", "onnx", "pt2", "factory"]
@@ -41,11 +42,15 @@ class Source:
 
 @dataclass(frozen=True)
 class InputShape:
-    """What the user asks of the input: image ``size`` (height, width), ``batch``, and which of them stay dynamic."""
+    """What the user asks of the input: image ``size`` (height, width), ``batch``, and which of them stay dynamic.
+
+    ``streaming`` asks for the graph that takes a stream step by step besides the one that takes it whole.
+    """
 
     batch: int = 1
     size: tuple[int, int] | None = None
     dynamic: tuple[Literal["batch", "size"], ...] = ()
+    streaming: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,13 @@ def load(reference: str | Path, shape: InputShape | None = None) -> Model:
     except Unavailable as error:
         extra = "ultralytics" if source.format == "ultralytics" else "export"
         raise Unavailable.extra(f"What reads '{reference}' ({error.__cause__ or error})", extra) from error
-    return cast(Model, reader(source, shape or InputShape()))
+    wanted = shape or InputShape()
+    model = cast(Model, reader(source, wanted))
+    if wanted.streaming and STREAM not in model.graphs:
+        raise UsageError(
+            f"'{reference}' has no form that runs step by step: leave the request for a streaming graph out."
+        )
+    return model
 
 
 def identify(reference: str | Path) -> Source:

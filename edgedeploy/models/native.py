@@ -21,11 +21,17 @@ from safetensors.torch import save as serialized
 from edgedeploy.errors import EdgeDeployError, UsageError, did_you_mean
 from edgedeploy.model import InputShape, Model, Source, safetensors_metadata
 from edgedeploy.models.detection_graph import detection_graph, divisible
-from edgedeploy.tasks import contract_of, from_contract
-from edgedeploy.tasks.detect import Detect
+from edgedeploy.models.keyword_graphs import NETWORKS, graphs
+from edgedeploy.tasks import Detect, Keywords, contract_of, from_contract
 
 #: Architecture names to what builds them from the options of a record, as ``module:callable``.
-ARCHITECTURES = {"aerial": "edgedeploy.models.aerial:AerialNet", "yolo": "edgedeploy.models.pruned_yolo:build"}
+ARCHITECTURES = {
+    "aerial": "edgedeploy.models.aerial:AerialNet",
+    "ds-cnn": "edgedeploy.models.ds_cnn:DsCnn",
+    "lmuformer": "edgedeploy.models.lmuformer:LMUFormer",
+    "mean-fbank": "edgedeploy.models.mean_fbank:MeanFbank",
+    "yolo": "edgedeploy.models.pruned_yolo:build",
+}
 
 #: For those that are exported in another form than they are trained in: ``module:callable``, given (network, shape).
 DEPLOYABLE = {"yolo": "edgedeploy.models.yolo:deployable"}
@@ -43,6 +49,12 @@ def load(source: Source, shape: InputShape) -> Model:
     """
     path = Path(source.reference)
     record, network, task = read(path)
+    if isinstance(task, Keywords):
+        try:
+            found = graphs(network, task, shape)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        return Model(source.name, found, source, contract_of(task))
     if shape.size:
         task = replace(task, size=shape.size)
     divisible(path, task.size, task.strides)
@@ -52,8 +64,10 @@ def load(source: Source, shape: InputShape) -> Model:
     return Model(source.name, {"main": detection_graph(network, task, shape)}, source, contract_of(task))
 
 
-def read(path: Path) -> tuple[Mapping[str, Any], Any, Detect]:
+def read(path: Path) -> tuple[Mapping[str, Any], Any, Any]:
     """The record of a checkpoint of this project, its network in float32 and eval mode, and its task.
+
+    The task is a `Keywords` where the network hears words, else a `Detect`.
 
     Raises:
         UsageError: not such a checkpoint, an unknown architecture, or weights that do not fit it.
@@ -72,9 +86,14 @@ def read(path: Path) -> tuple[Mapping[str, Any], Any, Detect]:
         line = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} does not hold the weights of its architecture ({line}).") from error
     task = from_contract(record.get("task", {}))
-    if not isinstance(task, Detect):
-        raise UsageError(f"{path}: the task '{task.kind}' cannot be exported yet; only 'detect' can.")
-    _check_task(path, network, task)
+    wanted = Keywords if isinstance(network, NETWORKS) else Detect
+    if not isinstance(task, wanted):
+        raise UsageError(
+            f"{path}: the task '{task.kind}' cannot be exported yet with the architecture "
+            f"'{record['architecture']}'; only '{wanted.kind}' can."
+        )
+    if isinstance(task, Detect):
+        _check_task(path, network, task)
     return record, network.eval(), task
 
 
