@@ -226,7 +226,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise UsageError(f"{path} is {what}: expected a directory NAME{SUFFIX} made by 'edgedeploy export'.")
     if not (path / MANIFEST).is_file() or (path / MANIFEST).is_symlink():
         raise UsageError(f"{path} is not a complete bundle: it has no {MANIFEST}. Export or copy it again.")
-    data = read_json(path / MANIFEST)
+    try:
+        data = read_json(path / MANIFEST)
+    except UsageError as error:
+        raise UsageError(f"{path} is damaged: {error} Export or copy it again.") from error
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
         raise Incompatible(
             f"{path} was written by a newer edgedeploy (schema {data['schema']}, this one reads {SCHEMA}). "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgedeploy import plugins
 from edgedeploy.errors import RunFailed, Unavailable
 from edgedeploy.model import Graph, Model
-from edgedeploy.runtime import Outputs, Session
+from edgedeploy.runtime import Outputs, Session, check_state
 from edgedeploy.tensors import Array, Signature, TensorSpec, random_input
 
 if TYPE_CHECKING:
@@ -180,6 +180,23 @@ class EagerSession:
         torch = _torch()
         self._state = {
             name: [torch.zeros(state.shape, dtype=getattr(torch, state.dtype)) for state in signature.state]
+            for name, signature in self._signatures.items()
+        }
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        return {
+            spec.input: tensor.numpy().copy()
+            for name, signature in self._signatures.items()
+            for spec, tensor in zip(signature.state, self._state[name], strict=True)
+        }
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        torch = _torch()
+        check_state(self._signatures.values(), state)
+        self._state = {
+            name: [torch.from_numpy(state[spec.input].copy()) for spec in signature.state]
             for name, signature in self._signatures.items()
         }
 

@@ -21,7 +21,14 @@ from edgedeploy.runtime import TAP, Outputs
 from edgedeploy.tensors import Array
 
 #: SNR (dB) that a first module has by nature: what is lost above it says nothing.
-NATURAL: Mapping[str, float] = {"fp16": 60.0, "bf16": 45.0, "int8": 40.0, "fp8": 30.0, "fp4": 20.0}
+NATURAL: Mapping[str, float] = {
+    "fp16": 60.0,
+    "bf16": 45.0,
+    "int8-weights": 40.0,
+    "int8": 40.0,
+    "fp8": 30.0,
+    "fp4": 20.0,
+}
 #: A fall of so many dB at one module is a step and not the noise that adds up from layer to layer.
 STEP = 10.0
 #: Values are clipped where the reference leaves a range by this share of it, and what was found stays at its end.

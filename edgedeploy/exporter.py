@@ -40,6 +40,7 @@ from edgedeploy.records import canonical, from_json, to_json
 from edgedeploy.runtime import Session
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.detect import Detect
+from edgedeploy.tasks.keywords import Keywords, stand_ins
 from edgedeploy.tasks.raw import Raw
 from edgedeploy.tasks.samples import DetectionSet
 from edgedeploy.tasks.task import Prepared, Task
@@ -64,8 +65,8 @@ class Evidence:
 
     ``samples`` may be lazy: only ``len`` and indexing are used. ``labels`` are the class names of the data set, and
     ``labelled`` is the set itself, if it has annotations, so that a loss of AP can be measured.
-    ``stand_in`` says that the samples are images only for want of better: a model that takes no images gets tensors
-    from a seed instead.
+    ``stand_in`` says that the samples are images only for want of better: a model that takes no images gets synthetic
+    sound, or tensors from a seed, instead.
     """
 
     samples: Sequence[Sample]
@@ -105,7 +106,8 @@ class Job:
     """One call of `Exporter.write`: the model, its task, where to write, and the prepared calibration samples.
 
     ``score`` gives the task metric (AP50-95) of a session over the labelled calibration images; ``None`` where there
-    are no labels.
+    are no labels. ``samples`` are the calibration samples as they are, for graphs that take them otherwise than
+    ``main`` does.
     """
 
     model: Model
@@ -115,6 +117,7 @@ class Job:
     calibration: Sequence[Prepared]
     progress: Progress
     score: Callable[[Session], float] | None = None
+    samples: Sequence[Sample] = ()
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,8 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
     started = time.monotonic()
     say = progress or (lambda _: None)
     exporter, evidence = request.exporter, _evidence(request.evidence, model)
-    if exporter.max_drop is not None and evidence.labelled is None:
-        raise UsageError("A largest loss of AP needs labelled images to measure it on: give --calibrate data.yaml.")
-    if exporter.precision == "int8" and evidence.calibration is None:
-        raise UsageError("int8 needs real images to calibrate on: give a data set with --calibrate data.yaml.")
     task: Task[Any] = from_contract(model.task) if model.task is not None else Raw()
+    _check_evidence(exporter, evidence, task)
     _check_graphs(model)
     opener = Opener(exporter.runtime, exporter.rehearsal)
     opener.preload()  # what is missing is said before the work, not after it
@@ -237,11 +237,12 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
     calibration = Prepares(task, evidence.samples)
     with writing(directory, model.name) as temporary:
         (temporary / "graphs").mkdir()
-        job = Job(model, task, temporary / "graphs", reference, calibration, say, scorer(evidence, task, signature))
+        score = scorer(evidence, task, signature)
+        job = Job(model, task, temporary / "graphs", reference, calibration, say, score, evidence.samples)
         written = _write(exporter, job)
         say("checking what was written")
         session = _open(opener, temporary / "graphs", written)
-        golden = record(temporary, Pair(task, reference, session, written.signatures["main"]), chosen)
+        golden = record(temporary, Pair(task, reference, session, written.signatures), chosen)
         by = written.unchecked
         if session is not None:
             by = described(session)
@@ -250,6 +251,18 @@ def export(model: Model, request: Request, directory: Path, progress: Progress |
         manifest = replace(_manifest(model, request, written, golden), golden_origin=evidence.origin, golden_by=by)
         seal(temporary, replace(manifest, seconds=round(time.monotonic() - started, 3)))
     return Artifact.open(directory / f"{model.name}.edge")
+
+
+def _check_evidence(exporter: Exporter, evidence: Evidence, task: Task[Any]) -> None:
+    if exporter.max_drop is not None and isinstance(task, Keywords):
+        raise UsageError("max_drop is a loss of AP, which only detectors have: for keywords give limit instead.")
+    if exporter.max_drop is not None and evidence.labelled is None:
+        raise UsageError("A largest loss of AP needs labelled images to measure it on: give --calibrate data.yaml.")
+    if exporter.precision == "int8" and evidence.calibration is None:
+        real, given = ("images", "a data set with --calibrate data.yaml")
+        if isinstance(task, Keywords):
+            real, given = ("clips", "a folder of them with --calibrate")
+        raise UsageError(f"int8 needs real {real} to calibrate on: give {given}.")
 
 
 def _open(opener: Opener, directory: Path, written: Written) -> Session | None:
@@ -297,9 +310,14 @@ class Prepares(Sequence[Prepared]):
 
 
 def _evidence(evidence: Evidence, model: Model) -> Evidence:
-    """The evidence, or tensors from a seed where images only stand in for samples and the model takes no images."""
-    if not evidence.stand_in or model.task is not None or "main" not in model.graphs:
+    """The evidence, or other stand-ins where images only stand in for samples and the model takes no images."""
+    if not evidence.stand_in or "main" not in model.graphs:
         return evidence
+    if model.task is not None:
+        task: Task[Any] = from_contract(model.task)
+        if not isinstance(task, Keywords):
+            return evidence
+        return replace(evidence, samples=stand_ins(task), origin=f"{COUNT} synthetic sounds")
     specs = model.graphs["main"].signature.inputs
     sizes = {name: 1 for spec in specs for name in spec.shape if isinstance(name, str)}
     samples = [
@@ -341,19 +359,22 @@ def _root(error: BaseException) -> str:
 
 
 def _refuse_wrong(exporter: Exporter, model: Model, golden: Sequence[Golden]) -> None:
-    """FP32 that is not the model is a miscompilation, whatever the converter said."""
-    worst = min((a for g in golden for a in g.agreement), key=lambda a: a.worst_snr)
-    if exporter.precision == "fp32" and worst.worst_snr < FP32_SNR:
-        raise ExportFailed(
-            f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: output '{worst.output}' "
-            f"has a channel with an SNR of {worst.worst_snr:.0f} dB (at least {FP32_SNR:.0f} dB expected)."
-        )
-    moved = max(g.distance or 0.0 for g in golden)
-    if exporter.precision == "fp32" and moved > FP32_DISTANCE:
-        raise ExportFailed(
-            f"{exporter.name} wrote an FP32 graph of {model.name} that does not reproduce it: results move by "
-            f"{moved:.2f} (0 is none, 1 is all; at most {FP32_DISTANCE} expected)."
-        )
+    """FP32 that is not the model is a miscompilation, whatever the converter said; so it is in every graph."""
+    if exporter.precision != "fp32":
+        return
+    for one in golden:
+        graph = "graph" if one.graph == "main" else f"graph '{one.graph}'"
+        wrong = f"{exporter.name} wrote an FP32 {graph} of {model.name} that does not reproduce it:"
+        worst = min(one.agreement, key=lambda a: a.worst_snr)
+        if worst.worst_snr < FP32_SNR:
+            raise ExportFailed(
+                f"{wrong} output '{worst.output}' has a channel with an SNR of {worst.worst_snr:.0f} dB (at least "
+                f"{FP32_SNR:.0f} dB expected)."
+            )
+        if (one.distance or 0.0) > FP32_DISTANCE:
+            raise ExportFailed(
+                f"{wrong} results move by {one.distance:.2f} (0 is none, 1 is all; at most {FP32_DISTANCE} expected)."
+            )
 
 
 def _manifest(model: Model, request: Request, written: Written, golden: tuple[Golden, ...]) -> Manifest:

@@ -33,7 +33,7 @@ from edgedeploy.opening import described
 from edgedeploy.precision.choice import LIMITS
 from edgedeploy.rungs import ONNX, Form, Missing, Rung, Subject, forms
 from edgedeploy.runtime import TAP, Outputs, Session, inputs_of
-from edgedeploy.tasks.task import Prepared
+from edgedeploy.tasks.task import STREAM, Prepared
 from edgedeploy.tensors import Array, Signature
 
 SCHEMA = 1
@@ -153,7 +153,7 @@ def shape_of(artifact: Artifact, reference: str) -> InputShape:
     sides = (int(size[0]), int(size[1])) if size else None
     if reference.lower().endswith(".onnx"):
         return InputShape(batch, sides)
-    return InputShape(batch, sides, tuple(dynamic))
+    return InputShape(batch, sides, tuple(dynamic), streaming=STREAM in artifact.signatures)
 
 
 def _wanted(subject: Subject, reference: Session, sample: Any) -> Wanted:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgedeploy import plugins
 from edgedeploy.artifact import Artifact
 from edgedeploy.errors import Unavailable
-from edgedeploy.runtime import Outputs, Runtime, Session
+from edgedeploy.runtime import Carrying, Outputs, Runtime, Session
 from edgedeploy.tensors import Array, Signature
 
 
@@ -92,6 +92,19 @@ class Rehearsal:
     def reset(self) -> None:
         """See `Session.reset`."""
         self._session.reset()
+
+    def state(self) -> dict[str, Array]:
+        """See `Carrying.state`."""
+        return self._carrying().state()
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `Carrying.restore`."""
+        self._carrying().restore(state)
+
+    def _carrying(self) -> Carrying:
+        if not isinstance(self._session, Carrying):
+            raise Unavailable(f"{self._session.facts['runtime']} keeps its state to itself.")
+        return self._session
 
     def close(self) -> None:
         """See `Session.close`."""

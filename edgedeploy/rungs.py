@@ -105,7 +105,7 @@ class Subject:
         if model.task is None and manifest.task is not None:
             model = replace(model, task=manifest.task)
         if evidence is None:
-            samples = [artifact.sample(golden) for golden in manifest.golden]
+            samples = [artifact.sample(golden) for golden in manifest.golden if golden.graph == "main"]
             evidence = Evidence(samples, f"{len(samples)} golden samples ({manifest.golden_origin})")
         return cls(model, artifact, evidence, threads)
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgedeploy.errors import Unavailable
+from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.tensors import Array, Signature
 
 Outputs = dict[str, Array]
@@ -124,6 +125,54 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the session holds; it cannot be used afterwards."""
         ...
+
+
+@runtime_checkable
+class Carrying(Session, Protocol):
+    """A session whose state can be taken out and put back: a stream goes on later, or elsewhere."""
+
+    def state(self) -> dict[str, Array]:
+        """The state of every graph as it is now, by the names of `StateSpec.input`; copies."""
+        ...
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            UsageError: a tensor is missing, unknown, or of another dtype or shape; nothing is changed then.
+        """
+        ...
+
+
+def alone(signatures: Mapping[str, Signature]) -> tuple[str, ...]:
+    """Names of the graphs with state, none of which another graph has: only that can stay where the graph left it."""
+    owners = Counter(spec.input for signature in signatures.values() for spec in signature.state)
+    return tuple(
+        name
+        for name, signature in signatures.items()
+        if signature.state and all(owners[spec.input] == 1 for spec in signature.state)
+    )
+
+
+def check_state(signatures: Iterable[Signature], state: Mapping[str, Array]) -> None:
+    """Refuse ``state`` that is not that of graphs with these signatures; for `Carrying.restore`.
+
+    Raises:
+        UsageError: a tensor is missing, unknown, or of another dtype or shape.
+    """
+    specs = {spec.input: spec for signature in signatures for spec in signature.state}
+    unknown = [name for name in state if name not in specs]
+    missing = [name for name in specs if name not in state]
+    if unknown or missing:
+        wrong = f"'{unknown[0]}' is no state of it" if unknown else f"'{missing[0]}' is missing"
+        raise UsageError(f"This is not the state of this model: {wrong}; it carries {', '.join(specs) or 'none'}.")
+    for name, spec in specs.items():
+        array = state[name]
+        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+            raise UsageError(
+                f"State '{name}' is {spec.dtype} {list(spec.shape)}, and what was given {array.dtype} "
+                f"{list(array.shape)}: it is of another model."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from edgedeploy.artifact import Artifact, Golden
 from edgedeploy.compare import agreement, fingerprint, fingerprints_agree
 from edgedeploy.device import this_machine, unmet
 from edgedeploy.errors import EdgeDeployError, Incompatible, RunFailed, UsageError
-from edgedeploy.golden import first_row
+from edgedeploy.golden import Ready, streams
 from edgedeploy.opening import Opener, described, open_artifact_here
-from edgedeploy.runtime import Outputs, Session, inputs_of
+from edgedeploy.runtime import Outputs, Session
 from edgedeploy.tasks import from_contract
 from edgedeploy.tasks.raw import Raw
-from edgedeploy.tasks.task import Prepared, Task
+from edgedeploy.tasks.task import Task
 
 #: So many dB an output, and its worst channel, may lose against export; above `GOOD_SNR` it is good whatever it was.
 SNR_SLACK, CHANNEL_SLACK, GOOD_SNR = 6.0, 12.0, 60.0
@@ -89,24 +89,24 @@ def _golden_rungs(artifact: Artifact, session: Session) -> list[Rung]:
     """The three rungs over all golden vectors, each named by its worst case; later ones only if earlier ones held."""
     task: Task[Any] = from_contract(artifact.manifest.task) if artifact.manifest.task is not None else Raw()
     golden = artifact.manifest.golden
-    _check_golden(artifact)
-    prepared = [task.prepare(artifact.sample(g)) for g in golden]  # type: ignore[arg-type]
-    rungs = [_prepare(golden, prepared)]
+    _check_golden(artifact, task)
+    ready = [Ready.of(task, g.graph, artifact.signatures[g.graph], artifact.sample(g)) for g in golden]
+    rungs = [_prepare(golden, ready)]
     if not rungs[-1].passed:
         return rungs
     wanted = [_reference(artifact, g) for g in golden]
     try:
-        got = [_run(artifact, session, g, p) for g, p in zip(golden, prepared, strict=True)]
+        got = [one.run(session) for one in ready]
     except EdgeDeployError as error:
         return [*rungs, Rung("outputs", False, str(error))]
     sides = [[task.comparable(outputs) for outputs in side] for side in (wanted, got)]
     rungs.append(_outputs(golden, sides[0], sides[1]))
     if rungs[-1].passed:
-        rungs.append(_results(task, golden, prepared, list(zip(wanted, got, strict=True))))
+        rungs.append(_results(golden, ready, list(zip(wanted, got, strict=True))))
     return rungs
 
 
-def _check_golden(artifact: Artifact) -> None:
+def _check_golden(artifact: Artifact, task: Task[Any]) -> None:
     """Refuse a bundle that nothing can be held against: digests do not tell whether a record makes sense."""
     golden = artifact.manifest.golden
     if not golden:
@@ -115,9 +115,11 @@ def _check_golden(artifact: Artifact) -> None:
         signature = artifact.signatures.get(one.graph)
         names = [spec.name for spec in signature.outputs] if signature else []
         takes = len(signature.inputs) if signature else -1
+        samples = 1 if streams(task, one.graph) else takes
         agreed = [a.output for a in one.agreement]
         unchecked = not agreed and one.distance is None  # nothing could run it where it was exported
-        fits = len(one.sample) == len(one.prepared) == takes and (agreed == names or unchecked)
+        counted = len(one.sample) == samples and len(one.prepared) == takes
+        fits = counted and (agreed == names or unchecked)
         if not fits or set(one.outputs) != set(names):
             raise UsageError(
                 f"{artifact.path} is damaged: golden vector {i} does not fit its graph '{one.graph}'. Export it again."
@@ -129,19 +131,17 @@ def _reference(artifact: Artifact, golden: Golden) -> Outputs:
     return {s.name: artifact.array(golden.outputs[s.name]) for s in artifact.signatures[golden.graph].outputs}
 
 
-def _run(artifact: Artifact, session: Session, golden: Golden, prepared: Prepared) -> Outputs:
-    signature = artifact.signatures[golden.graph]
-    session.reset()
-    return first_row(session.run(inputs_of(signature, prepared.tensors), golden.graph), signature)
+def _named(i: int, golden: Golden) -> str:
+    return f"golden sample {i}" + ("" if golden.graph == "main" else f", for graph '{golden.graph}',")
 
 
-def _prepare(golden: tuple[Golden, ...], prepared: list[Prepared]) -> Rung:
-    for i, (one, ready) in enumerate(zip(golden, prepared, strict=True)):
-        for stored, tensor in zip(one.prepared, ready.tensors, strict=True):
+def _prepare(golden: tuple[Golden, ...], ready: list[Ready]) -> Rung:
+    for i, (one, sample) in enumerate(zip(golden, ready, strict=True)):
+        for stored, tensor in zip(one.prepared, sample.tensors, strict=True):
             found = fingerprint(tensor)
             if not fingerprints_agree(stored, found):
                 now, then = (f"mean {f.mean:.4f} {f.shape}" for f in (found, stored))
-                seen = f"golden sample {i} became {now}, at export {then}"
+                seen = f"{_named(i, one)} became {now}, at export {then}"
                 return Rung("prepare", False, seen)
     return Rung("prepare", True, f"{len(golden)} golden samples are prepared as at export")
 
@@ -156,22 +156,19 @@ def _outputs(golden: tuple[Golden, ...], wanted: list[Outputs], got: list[Output
             channel = ("a worst channel", then.worst_snr, now.worst_snr, CHANNEL_SLACK)
             for what, before, after, slack in (whole, channel):
                 if after < min(GOOD_SNR, before - slack):
-                    where = f"output '{now.output}' of golden sample {i}"
+                    where = f"output '{now.output}' of {_named(i, one)}"
                     seen = f"{where} has {what} of {after:.1f} dB, at export {before:.1f} dB"
                     return Rung("outputs", False, seen)
     return Rung("outputs", True, f"the worst channel's SNR against the FP32 reference is {worst:.1f} dB")
 
 
-def _results(
-    task: Task[Any], golden: tuple[Golden, ...], prepared: list[Prepared], pairs: list[tuple[Outputs, Outputs]]
-) -> Rung:
+def _results(golden: tuple[Golden, ...], ready: list[Ready], pairs: list[tuple[Outputs, Outputs]]) -> Rung:
     worst = 0.0
-    for i, (one, ready, (reference, outputs)) in enumerate(zip(golden, prepared, pairs, strict=True)):
-        results = [task.finish(list(values.values()), ready.context) for values in (reference, outputs)]
-        distance = task.distance(results[0], results[1])
+    for i, (one, sample, (reference, outputs)) in enumerate(zip(golden, ready, pairs, strict=True)):
+        distance = sample.distance(reference, outputs)
         worst = max(worst, distance)
         if distance > (one.distance or 0.0) + DISTANCE_SLACK:
             then = "nothing ran them" if one.distance is None else f"by {one.distance:.3f}"
-            seen = f"results on golden sample {i} moved by {distance:.3f}, at export {then}"
+            seen = f"results on {_named(i, one)} moved by {distance:.3f}, at export {then}"
             return Rung("results", False, seen)
     return Rung("results", True, f"results move by at most {worst:.3f} (0 is none, 1 is all)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,8 +26,12 @@ MOST_SHOWN = 10
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A .pt, .safetensors, .onnx or .pt2 file, or module:function.")],
     device: Annotated[str | None, typer.Option(help="A device by name; this machine if not given.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; else what suits the device.")] = None,
-    calibrate: Annotated[Path | None, typer.Option(help="data.yaml or COCO json whose images calibrate int8.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16, int8-weights or int8; else what suits the device.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="What calibrates int8: data.yaml or COCO json of images, or a folder of clips.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")] = Path("out"),
     backend: Annotated[
         str | None, typer.Option(help="Exporter by name, or 'auto' for the fastest good one; else the device's.")
@@ -37,8 +42,11 @@ def export(
     imgsz: Annotated[str | None, typer.Option(help="Image size, as 640 or 480x640 (height x width).")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     dynamic: Annotated[str, typer.Option(help="What stays dynamic: 'batch', 'size' or 'batch,size'.")] = "",
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Also the graph that takes a stream step by step, and carries state.")
+    ] = False,
     head: Annotated[str | None, typer.Option(help="yolov8, yolox or end2end, for an .onnx that does not say.")] = None,
-    calibration_images: Annotated[int, typer.Option(help="At most so many images to calibrate on.")] = 200,
+    calibration_images: Annotated[int, typer.Option(help="At most so many images, or clips, to calibrate on.")] = 200,
     split: Annotated[str | None, typer.Option(help="Split of the data set; else train, else val.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="An exporter option, key=value.")] = None,
     isolated: Annotated[
@@ -46,7 +54,7 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint for a device: OUTPUT/NAME.edge, checked against the checkpoint on real images."""
+    """Export a checkpoint for a device: OUTPUT/NAME.edge, checked against the checkpoint on real samples."""
     profile = _device(device)
     protected(output, _environment(_backend(backend, profile)) if isolated and not in_child() else None)
     from edgedeploy.exporter import Request
@@ -54,7 +62,7 @@ def export(
     from edgedeploy.pipeline import export_checkpoint
 
     evidence = _evidence(calibrate, split, calibration_images)
-    shape = InputShape(batch, image_size(imgsz), _dynamic(dynamic))
+    shape = InputShape(batch, image_size(imgsz), _dynamic(dynamic), streaming)
     options = options_from(option or [])
     if max_drop is not None:
         options["max_drop"] = max_drop
@@ -69,7 +77,8 @@ def export(
         flags |= {"--imgsz": imgsz, "--batch": batch, "--dynamic": dynamic, "--max-drop": max_drop}
         floats = ("fp32",) if evidence.calibration is None else ("fp32", "int8")
         precisions = floats if precision is None else (precision,)
-        _auto(Wanted(checkpoint, passed_on(flags), precisions, evidence, shape, max_drop, output), as_json)
+        passed = (*passed_on(flags), *(("--streaming",) if streaming else ()))
+        _auto(Wanted(checkpoint, passed, precisions, evidence, shape, max_drop, output), as_json)
         return
     exporter = _exporter(backend, profile, precision, evidence.calibration is not None, options)
     request = Request(exporter, evidence, shape, profile, head)
@@ -151,7 +160,7 @@ def _exporter(
 
 
 def _evidence(data: Path | None, split: str | None, most: int) -> Evidence:
-    """Images of the user's data set; synthetic aerial scenes stand in for golden vectors where there is none."""
+    """Samples of the user's data set; synthetic aerial scenes stand in for golden vectors where there is none."""
     from edgedeploy.demo.scenes import Rendered
     from edgedeploy.exporter import Evidence
     from edgedeploy.pipeline import evidence_from, read_calibration_set
@@ -181,16 +190,21 @@ def _about(evidence: Evidence, request: Request, artifact: Artifact) -> list[str
 
     notes = []
     record = evidence.calibration
+    keywords = (artifact.manifest.task or {}).get("kind") == "keywords"
+    own = "clips" if keywords else "images"
     if record is None:
         origin = artifact.manifest.golden_origin
-        advice = "give --calibrate to check on images of your own" if artifact.manifest.task else "not on real data"
+        advice = f"give --calibrate to check on {own} of your own" if artifact.manifest.task else "not on real data"
         notes.append(f"golden vectors are {origin}: {advice}")
     elif record.classes_seen is not None and record.classes is not None and record.classes_seen < record.classes:
-        notes.append(f"the calibration images show {record.classes_seen} of {record.classes} classes")
+        notes.append(f"the calibration {own} show {record.classes_seen} of {record.classes} classes")
     if request.device is not None:
         preferred = request.device.precision
         if record is None and preferred == "int8" and request.exporter.precision != "int8":
-            notes.append(f"{request.device.name} prefers int8, which needs images: give --calibrate data.yaml")
+            needs = (
+                "clips: give --calibrate with a folder of them" if keywords else "images: give --calibrate data.yaml"
+            )
+            notes.append(f"{request.device.name} prefers int8, which needs {needs}")
         notes += [str(reason) for reason in unmet(artifact.manifest.requires, request.device)]
         notes += list(request.device.notes) if request.exporter.name == request.device.backend else []
     return notes
@@ -204,13 +218,38 @@ def _print_curve(decided: Mapping[str, Any]) -> None:
     print_table("parts that add most noise", ["part", "noise to signal"], noisiest)
 
 
-def _against(manifest: Manifest) -> str:
-    agreed = [one for golden in manifest.golden for one in golden.agreement]
-    moved = [golden.distance for golden in manifest.golden if golden.distance is not None]
+def _against(manifest: Manifest, graph: str) -> str:
+    golden = [one for one in manifest.golden if one.graph == graph]
+    agreed = [one for vector in golden for one in vector.agreement]
+    moved = [vector.distance for vector in golden if vector.distance is not None]
+    if not golden:
+        return "not compared: the task has no samples for it"
     if not agreed or not moved:
         return "not known: nothing here can run it"
     worst = min(one.snr for one in agreed)
     return f"SNR {worst:.0f} dB, results moved by {max(moved):.3f} (0 is none, 1 is all)"
+
+
+def _graph_rows(artifact: Artifact) -> list[list[str]]:
+    """How each graph fares against FP32; with its name, size and state where there are several."""
+    from edgedeploy.units import show
+
+    manifest = artifact.manifest
+    if list(manifest.graphs) == ["main"]:
+        return [["against FP32", _against(manifest, "main")]]
+    files = [graph.file for graph in manifest.graphs.values()]
+    rows = []
+    for name, graph in manifest.graphs.items():
+        beside = graph.file.rpartition(".")[0] + "."  # weights, or a build plan, beside the graph
+        size = sum(record.size for file, record in manifest.files.items() if file.startswith(beside))
+        shared = "one file with others, " if files.count(graph.file) > 1 else ""
+        carried = sum(math.prod(spec.shape) for spec in graph.signature.state)
+        state = f", carries {carried:,} values in {len(graph.signature.state)} tensors" if carried else ""
+        rows += [
+            [f"graph '{name}'", f"{shared}{show(size, 'B')}{state}"],
+            ["  against FP32", _against(manifest, name)],
+        ]
+    return rows
 
 
 def _print(artifact: Artifact, reused: bool) -> None:
@@ -223,7 +262,7 @@ def _print(artifact: Artifact, reused: bool) -> None:
         ["for", f"{manifest.device or 'this machine'}, {manifest.exporter.name} {manifest.exporter.precision}"],
         ["size", show(artifact.model_size, "B")],
         ["took", show(manifest.seconds, "s")],
-        ["against FP32", _against(manifest)],
+        *_graph_rows(artifact),
         ["run by", manifest.golden_by],
         ["golden", manifest.golden_origin],
         ["needs", ", ".join(manifest.requires)],

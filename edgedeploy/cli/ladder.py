@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgedeploy.fix import Fix
     from edgedeploy.ladder import Ladder
 
-#: Images that every rung runs on.
+#: Images, or clips, that every rung runs on.
 IMAGES = 8
 #: At most so many images to calibrate on when a fix is exported, as an export takes.
 CALIBRATION_IMAGES = 200
@@ -90,13 +90,14 @@ def after_export(checkpoint: str, artifact: Artifact, say: Callable[[str], None]
 
 
 def _samples(asked: Asked) -> Evidence | None:
-    """Some images of the data set, evenly spread; ``None``, for the golden samples, without one."""
+    """Some images or clips of the data set, evenly spread; ``None``, for the golden samples, without one."""
     from edgedeploy.pipeline import evidence_from
     from edgedeploy.tasks.dataset import read_detection_set
+    from edgedeploy.tasks.speech_files import is_clips, read_clips
 
     if asked.data is None:
         return None
-    data = read_detection_set(asked.data, asked.split)
+    data = (read_clips if is_clips(asked.data) else read_detection_set)(asked.data, asked.split)
     if asked.limit is not None:
         data = data.subset(range(min(asked.limit, len(data))))
     return evidence_from(data, IMAGES)
@@ -108,7 +109,7 @@ def _calibration(asked: Asked, artifact: Artifact) -> Evidence:
     from edgedeploy.pipeline import evidence_from, read_calibration_set
 
     if asked.data is None:
-        samples = [artifact.sample(golden) for golden in artifact.manifest.golden]
+        samples = [artifact.sample(golden) for golden in artifact.manifest.golden if golden.graph == "main"]
         return Evidence(samples, artifact.manifest.golden_origin)
     return evidence_from(read_calibration_set(asked.data, None), CALIBRATION_IMAGES)
 

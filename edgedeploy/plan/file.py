@@ -18,7 +18,7 @@ from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import from_json
 from edgedeploy.units import parse, parse_share
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8-weights", "int8")
 LOCAL = "local"
 
 

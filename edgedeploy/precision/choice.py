@@ -1,5 +1,7 @@
 """What stays in float: the search over modules that every backend and every low precision shares.
 
+A stream is a sample like any other: what the graph `STREAM` gives after its last step is the result.
+
 Two goals. By default, task results on a few real samples may move by at most `Exporter.limit` (group testing, see
 `search`). With `Exporter.max_drop`, the task metric on labelled images may fall by at most that: the units are ranked
 by the noise that lowering them adds, and as few of the noisiest as are needed stay in float.
@@ -19,6 +21,7 @@ import numpy as np
 from edgedeploy.compare import agreement
 from edgedeploy.errors import ExportFailed, UsageError
 from edgedeploy.exporter import ENOUGH_SAMPLES, Exporter, Job
+from edgedeploy.golden import Ready, streams
 from edgedeploy.precision.search import keep_in_float
 from edgedeploy.runtime import Outputs, Session, inputs_of
 from edgedeploy.tasks.task import Prepared
@@ -27,7 +30,7 @@ from edgedeploy.tensors import Array, Signature
 #: Samples on which a trial is compared with float.
 TRIAL_SAMPLES = 8
 #: How far results may move (0 to 1) where the user does not say: fp16 has no excuse to change them.
-LIMITS: Mapping[str, float] = {"int8": 0.15, "fp16": 0.03, "bf16": 0.1, "fp8": 0.15}
+LIMITS: Mapping[str, float] = {"int8": 0.15, "int8-weights": 0.1, "fp16": 0.03, "bf16": 0.1, "fp8": 0.15}
 #: A group that adds less than this share of all noise is not looked into.
 NEGLIGIBLE = 0.01
 #: Neighbouring pixels of a photograph are alike (correlation near 1), those of noise are not (near 0).
@@ -115,11 +118,16 @@ class Choice:
 def choose(lowering: Lowering, job: Job, graph: str, exporter: Exporter) -> Choice:
     """The units to lower so that results stay within the exporter's limit, or the task metric within its max_drop.
 
+    The task metric is that of ``main``. A module to be kept that is in ``main`` need not be in other graphs.
+
     Raises:
         UsageError: ``keep_float`` names a module that is not there; there is nothing to measure on.
         ExportFailed: no choice keeps the results.
     """
     trials = Trials(lowering, job, graph)
+    if graph != "main":
+        kept = [module for module in exporter.keep_float if any(_below(unit, module) for unit in lowering.units)]
+        return _by_distance(trials, forced_units(lowering.units, kept), exporter)
     forced = forced_units(lowering.units, exporter.keep_float)
     if exporter.max_drop is not None:
         return _by_metric(trials, job, forced, exporter)
@@ -134,11 +142,43 @@ def forced_units(units: Sequence[str], keep: Sequence[str]) -> frozenset[str]:
     """
     forced: set[str] = set()
     for module in keep:
-        below = {unit for unit in units if unit == module or unit.startswith(module + ".")}
+        below = {unit for unit in units if _below(unit, module)}
         if not below:
             raise UsageError(f"No part of the graph belongs to a module '{module}', so it cannot be kept in float.")
         forced |= below
     return frozenset(forced)
+
+
+def _below(unit: str, module: str) -> bool:
+    return unit == module or unit.startswith(module + ".")
+
+
+class ReadySamples(Sequence[Ready]):
+    """The calibration samples of an export as one of its graphs takes them, made when asked for.
+
+    Raises:
+        UsageError: the task has no samples for this graph.
+    """
+
+    def __init__(self, job: Job, graph: str) -> None:
+        self._job, self._graph, self._signature = job, graph, job.model.graphs[graph].signature
+        self._streams = streams(job.task, graph)
+        if graph != "main" and not self._streams:
+            raise UsageError(
+                f"The task '{job.task.kind}' has no samples for graph '{graph}', so that what a lower precision does "
+                "to it cannot be seen: export in fp32."
+            )
+
+    def __len__(self) -> int:
+        return len(self._job.samples if self._streams else self._job.calibration)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._streams:
+            return Ready.of(self._job.task, self._graph, self._signature, self._job.samples[index])
+        prepared = self._job.calibration[index]
+        return Ready(self._job.task, self._graph, self._signature, (prepared.tensors,), prepared.context)
 
 
 class Trials:
@@ -147,13 +187,12 @@ class Trials:
     def __init__(self, lowering: Lowering, job: Job, graph: str) -> None:
         self.lowering, self._job = lowering, job
         self.units = list(lowering.units)
-        self._signature = job.model.graphs[graph].signature
-        samples = job.calibration
+        samples = ReadySamples(job, graph)
         if not len(samples):
             raise UsageError("A lower precision needs real samples to be checked on: give a data set with --calibrate.")
         picks = np.linspace(0, len(samples) - 1, min(TRIAL_SAMPLES, len(samples))).astype(int)
-        self._samples: list[Prepared] = [samples[i] for i in picks]
-        self._wanted = [first_row_of(job.reference, self._signature, p) for p in self._samples]
+        self._samples: list[Ready] = [samples[i] for i in picks]
+        self._wanted = [one.run(job.reference) for one in self._samples]
         self.opened = 0
         self._known: dict[frozenset[str], tuple[float, float]] = {}
 
@@ -183,10 +222,9 @@ class Trials:
     def _measure(self, lowered: frozenset[str]) -> tuple[float, float]:
         session, task = self._open(lowered), self._job.task
         moved, noise = [], []
-        for prepared, wanted in zip(self._samples, self._wanted, strict=True):
-            got = first_row_of(session, self._signature, prepared)
-            results = [task.finish(list(outputs.values()), prepared.context) for outputs in (wanted, got)]
-            moved.append(task.distance(results[0], results[1]))
+        for sample, wanted in zip(self._samples, self._wanted, strict=True):
+            got = sample.run(session, "main")
+            moved.append(sample.distance(wanted, got))
             agreed = agreement(task.comparable(wanted), task.comparable(got))
             noise.append(10 ** (-min(one.snr for one in agreed) / 10))
         session.close()
@@ -324,6 +362,11 @@ def few_samples(job: Job) -> list[str]:
     return [
         f"calibrated on {len(job.calibration)} samples; give {ENOUGH_SAMPLES} or more of the kind the device will see"
     ]
+
+
+def weights_note(graph: str) -> str:
+    """The note for a graph with state in a bundle in int8."""
+    return f"graph '{graph}' carries state: its weights are int8, its activations and its state stay in float"
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from onnx import TensorProto, helper
 from edgedeploy import plugins
 from edgedeploy.capture import COMPUTES_KEY, module_path
 from edgedeploy.errors import Unavailable
+from edgedeploy.golden import Ready
+from edgedeploy.precision.bodies import close_bodies
+from edgedeploy.precision.recurrence import recurrent_nodes
 from edgedeploy.runtime import Session, inputs_of
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature, TensorSpec
@@ -35,13 +38,18 @@ class HalfLowering:
         source: the float graph.
         signature: of the graph.
         work: folder for what is in between.
-        samples: real inputs; a node that makes or takes values beyond `LARGEST` on them cannot be lowered.
+        samples: real inputs; a node that makes or takes values beyond `LARGEST` on them cannot be lowered, and neither
+            can a loop, or one that state goes round in (`recurrent_nodes`), whatever its module is in.
     """
 
-    def __init__(self, source: Path, signature: Signature, work: Path, samples: Sequence[Prepared]) -> None:
+    def __init__(self, source: Path, signature: Signature, work: Path, samples: Sequence[Prepared | Ready]) -> None:
         self._signature, self._work = signature, work
-        self._proto = onnx.shape_inference.infer_shapes(onnx.load(source))
+        proto = onnx.load(source)
+        loops, copies = close_bodies(proto.graph), _apart(proto.graph)
+        self._proto = onnx.shape_inference.infer_shapes(proto)
+        self.fixed = loops | recurrent_nodes(self._proto.graph, signature.state)
         self._unit = {node.name: module_path(node) for node in self._proto.graph.node}
+        self._unit |= {copy: self._unit[original] for copy, original in copies.items()}
         wide = _wide(self._proto, signature, work / "ranges.onnx", samples)
         self.wide = frozenset(
             self._unit[node.name] for node in self._proto.graph.node if wide & {*node.input, *node.output}
@@ -50,7 +58,7 @@ class HalfLowering:
     @property
     def units(self) -> list[str]:
         """Module paths, or names of nodes that do not know theirs, in topological order."""
-        return list(dict.fromkeys(self._unit.values()))
+        return list(dict.fromkeys(unit for name, unit in self._unit.items() if name not in self.fixed))
 
     def open(self, lowered: frozenset[str]) -> Session:
         """See `choice.Lowering.open`; run by ONNX Runtime."""
@@ -75,14 +83,39 @@ class HalfLowering:
             raise Unavailable.extra("onnxconverter-common, which writes fp16 graphs,", "export") from error
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
-        kept = [name for name, unit in self._unit.items() if unit not in lowered]
+        kept = [name for name, unit in self._unit.items() if unit not in lowered or name in self.fixed]
+        for node in proto.graph.node:
+            if node.op_type == "Cast" and _casts_to(node) == TensorProto.FLOAT and node.name not in kept:
+                next(a for a in node.attribute if a.name == "to").i = TensorProto.FLOAT16
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that it clips: those that matter are in fp32
-            halved = float16.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+            halved = float16.convert_float_to_float16(
+                proto, keep_io_types=True, node_block_list=kept, check_fp16_ready=False
+            )
         _restore(halved, self._proto)
         said = {p.key: p.value for p in halved.metadata_props}
         onnx.helper.set_model_props(halved, {**said, COMPUTES_KEY: "fp16 and fp32" if kept else "fp16"})
         onnx.save(halved, target)
+
+
+def _apart(graph: Any) -> dict[str, str]:
+    """Give every output that is also read inside the graph a node of its own, which the converter takes for granted.
+
+    State is such an output. Returns the names of the new nodes, with those of the nodes that they copy.
+    """
+    read = {name for node in graph.node for name in node.input}
+    copies: dict[str, str] = {}
+    for value in [v for v in graph.output if v.name in read]:
+        inner = f"{value.name}_inside"
+        maker = next((node for node in graph.node if value.name in node.output), None)
+        if maker is None:  # an input that is given back
+            continue
+        for node in graph.node:
+            node.input[:] = [inner if name == value.name else name for name in node.input]
+            node.output[:] = [inner if name == value.name else name for name in node.output]
+        graph.node.append(helper.make_node("Identity", [inner], [value.name], f"{maker.name}_given"))
+        copies[f"{maker.name}_given"] = maker.name
+    return copies
 
 
 def _restore(halved: Any, original: Any) -> None:
@@ -91,16 +124,18 @@ def _restore(halved: Any, original: Any) -> None:
     The converter stores every weight in fp16, and casts what passes from one such node to the next to fp16 and back.
     """
     weights = {weight.name: weight for weight in original.graph.initializer}
-    made = {output: node for node in halved.graph.node for output in node.output}
+    own = {node.name for node in original.graph.node}
+    casts = [node for node in halved.graph.node if node.op_type == "Cast" and node.name not in own]
+    made = {output: node for node in casts for output in node.output}
     instead: dict[str, str] = {}
-    for node in [n for n in halved.graph.node if n.op_type == "Cast" and _casts_to(n) == TensorProto.FLOAT]:
+    for node in [n for n in casts if _casts_to(n) == TensorProto.FLOAT]:
         source = made.get(node.input[0])
         if node.input[0] in weights:
             exact = halved.graph.initializer.add()
             exact.CopyFrom(weights[node.input[0]])
             exact.name = node.output[0]
             halved.graph.node.remove(node)
-        elif source is not None and source.op_type == "Cast" and _casts_to(source) == TensorProto.FLOAT16:
+        elif source is not None and _casts_to(source) == TensorProto.FLOAT16:
             instead[node.output[0]] = source.input[0]
     outputs = {value.name for value in halved.graph.output}
     for node in halved.graph.node:
@@ -130,7 +165,7 @@ def _forget_unread(graph: Any, outputs: set[str]) -> None:
         graph.initializer.remove(weight)
 
 
-def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepared]) -> frozenset[str]:
+def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepared | Ready]) -> frozenset[str]:
     """Names of the tensors, weights included, whose largest magnitude over the samples is beyond `LARGEST`."""
     wide = {
         weight.name
@@ -144,8 +179,11 @@ def _wide(proto: Any, signature: Signature, path: Path, samples: Sequence[Prepar
     asked = Signature(signature.inputs, (*signature.outputs, *outputs), signature.state)
     session = plugins.find(plugins.RUNTIMES, "onnxruntime")().open({"main": path}, {"main": asked})
     for i in np.linspace(0, len(samples) - 1, min(RANGE_SAMPLES, len(samples))).astype(int):
-        found = session.run(inputs_of(signature, samples[i].tensors))
-        wide |= {tensor for name, tensor in peaks.items() if not float(found[name].max(initial=0)) <= LARGEST}
+        sample = samples[i]
+        session.reset()
+        for tensors in sample.calls if isinstance(sample, Ready) else (sample.tensors,):
+            found = session.run(inputs_of(signature, tensors))
+            wide |= {tensor for name, tensor in peaks.items() if not float(found[name].max(initial=0)) <= LARGEST}
     session.close()
     return frozenset(wide)
 

@@ -15,7 +15,8 @@ import onnx
 
 from edgedeploy import plugins
 from edgedeploy.capture import module_path
-from edgedeploy.precision.qdq import WEIGHTED, QdqLowering, Scheme
+from edgedeploy.precision.qdq import QdqLowering, Scheme
+from edgedeploy.precision.recurrence import WEIGHTED
 from edgedeploy.runtime import Session
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature

@@ -228,11 +228,13 @@ def _source(observer: Node) -> Node:
 
 
 def _run_constants(module: GraphModule) -> None:
-    """Run what depends on no input: the observers of weights, that is, which look at them so."""
+    """Run what depends on no input, and changes no state: the observers of weights, that is, which look at them so."""
     interpreter = Interpreter(module)
     varying: set[Node] = set()
     for node in module.graph.nodes:
-        if node.op in ("placeholder", "output") or varying & {*node.all_input_nodes}:
+        schema = getattr(node.target, "_schema", None)
+        writes = schema is not None and schema.is_mutable
+        if node.op in ("placeholder", "output") or writes or varying & {*node.all_input_nodes}:
             varying.add(node)
         else:
             interpreter.env[node] = interpreter.run_node(node)

@@ -22,12 +22,12 @@ from edgedeploy import plugins
 from edgedeploy.capture import COMPUTES_KEY, module_path
 from edgedeploy.errors import UsageError
 from edgedeploy.precision.choice import refuse_noise
+from edgedeploy.precision.recurrence import WEIGHTED
 from edgedeploy.precision.search import between_weights
 from edgedeploy.runtime import Session, inputs_of
 from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Array, Signature
 
-WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 #: At most so many samples are run for ranges.
 RANGE_SAMPLES = 300
 Activations = Literal["uint8", "int8", "uint16", "int16"]
@@ -180,9 +180,13 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _prepare(source: Path, target: Path) -> None:
-    """Shapes for every tensor; BatchNorm folded where an exporter left it in."""
+    """Shapes for every tensor; BatchNorm folded into the convolution before it where an exporter left it in.
+
+    Folding costs the nodes what they know of their modules, so it is done only where there is something to fold.
+    """
     nodes = onnx.load(source, load_external_data=False).graph.node
-    folded = not any(node.op_type == "BatchNormalization" for node in nodes)
+    convolved = {output for node in nodes if node.op_type in ("Conv", "ConvTranspose") for output in node.output}
+    folded = not any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in nodes)
     with _quiet():
         quant_pre_process(source, target, skip_optimization=folded, skip_symbolic_shape=True)
 

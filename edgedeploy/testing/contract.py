@@ -42,7 +42,7 @@ SIGNATURE = Signature(
 FACTS = ("runtime", "version", "threads", "computes_in")
 #: Samples to calibrate on, and how far (0 to 1) results may move in each precision.
 SAMPLES = 8
-FURTHEST = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.1, "int8": 0.3, "fp8": 0.3}
+FURTHEST = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.1, "int8-weights": 0.1, "int8": 0.3, "fp8": 0.3}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgedeploy.device import Device
@@ -19,6 +19,7 @@ from edgedeploy_coreml.vendor import MACOS, SPECIFICATION, coremltools
 if TYPE_CHECKING:
     from edgedeploy_coreml.build import Build
     from edgedeploy_coreml.convert import Pixels
+    from edgedeploy_coreml.lowering import Weights
 
 __all__ = ["CoreML"]
 
@@ -31,20 +32,21 @@ class CoreML(Exporter):
     """Options of an export.
 
     Args:
-        precision: ``fp32``, ``fp16`` (inputs and outputs stay float32) or ``int8`` (weights and activations).
+        precision: ``fp32``, ``fp16`` (inputs and outputs stay float32), ``int8`` (weights and activations; only the
+            weights of a graph with state) or ``int8-weights`` (a scale per output channel; no calibration).
         target: the first iOS that has to run it (with the macOS of the same autumn); by the device, else `DEFAULT`, or
             what the graph needs.
         weights: in precision fp16, how weights are stored: ``int8`` with a scale per output channel, ``int4``
             with one per block of input channels (from iOS 18), ``palette8``, ``palette6`` or ``palette4`` as indices
             into a table per tensor.
         image_input: the first input is an image (an app hands over a pixel buffer) and the graph scales it itself.
-        rest: in precision int8, what everything else is computed in.
+        rest: in precision int8 and int8-weights, what everything else is computed in.
         activations: in precision int8, ``affine`` (all steps for what occurs) or ``symmetric`` (zero in the middle).
     """
 
     name: ClassVar[str] = "coreml"
     runtime: ClassVar[str] = "coreml"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8-weights", "int8")
     target: Literal["iOS16", "iOS17", "iOS18", "iOS26"] | None = None
     weights: Literal["float", "int8", "int4", "palette8", "palette6", "palette4"] = "float"
     image_input: bool = False
@@ -58,6 +60,11 @@ class CoreML(Exporter):
             raise UsageError(f"Weights in {self.weights} go with precision fp16, not with {self.precision}.")
         if self.target is not None:
             self._minimum(stateful=False)
+
+    @property
+    def stored(self) -> Weights:
+        """How weights are stored."""
+        return "int8" if self.precision == "int8-weights" else self.weights
 
     @classmethod
     def defaults(cls, device: Device | None, precision: str) -> Mapping[str, Any]:
@@ -99,10 +106,10 @@ class CoreML(Exporter):
             from edgedeploy_coreml.convert import Target
         except ImportError as error:
             raise Unavailable.extra("torch, from which Core ML programs are converted,", "coreml") from error
-        if graph.signature.state and self.precision == "int8":
-            raise UsageError(f"Graph '{name}' carries state, which is not quantised here: export it in fp16.")
+        stateful = bool(graph.signature.state)
         pixels = self._pixels(job, graph.signature) if name == "main" else None
-        return Build(self, job, name, graph, Target(self._minimum(stateful=bool(graph.signature.state)), pixels))
+        one = replace(self, precision="int8-weights") if self.precision == "int8" and stateful else self
+        return Build(one, job, name, graph, Target(self._minimum(stateful), pixels))
 
     def _minimum(self, stateful: bool) -> str:
         """The first iOS that has what the options, and state, need.

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgedeploy.errors import RunFailed
-from edgedeploy.runtime import Outputs
+from edgedeploy.runtime import Outputs, check_state
 from edgedeploy.tensors import Array, Signature
 from edgedeploy_coreml.package import PIXELS, Package
+from edgedeploy_coreml.state import REST, joined, parted, plain_name
 from edgedeploy_coreml.vendor import coremltools
 
 _UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu_and_gpu": "CPU_AND_GPU", "cpu_and_ne": "CPU_AND_NE"}
@@ -72,6 +73,28 @@ class AppleSession:
         """See `Session.reset`."""
         stateful = {name for name, package in self._packages.items() if package.spec.description.state}
         self._state = {name: self._models[name].make_state() for name in stateful}
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        found: dict[str, Array] = {}
+        for graph, kept in self._state.items():
+            parts = {name: np.asarray(kept.read_state(name)) for name in self._parts(graph)}
+            specs = self._signatures[graph].state
+            found |= {spec.input: joined(spec, plain_name(spec.input), parts) for spec in specs}
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`. What is kept in fp16 alone is rounded to it."""
+        check_state(self._signatures.values(), state)
+        for graph, kept in self._state.items():
+            known = self._parts(graph)
+            for spec in self._signatures[graph].state:
+                name = plain_name(spec.input)
+                for part, value in parted(name, state[spec.input], name + REST in known):
+                    kept.write_state(part, value)
+
+    def _parts(self, graph: str) -> list[str]:
+        return [feature.name for feature in self._packages[graph].spec.description.state]
 
     def close(self) -> None:
         """See `Session.close`."""

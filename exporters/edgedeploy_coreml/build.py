@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgedeploy.capture import to_program
 from edgedeploy.errors import ExportFailed, Unavailable
 from edgedeploy.exporter import Job, Step
+from edgedeploy.golden import Ready, streams
 from edgedeploy.model import Graph
-from edgedeploy.precision.choice import LIMITS, choose, few_samples
+from edgedeploy.precision.carried import recurrent
+from edgedeploy.precision.choice import LIMITS, ReadySamples, choose, few_samples, weights_note
 from edgedeploy.tasks import Detect
 from edgedeploy.tensors import TensorSpec
-from edgedeploy_coreml.convert import Target, capture, convert, plain_name, taps, units
+from edgedeploy_coreml.convert import Captured, Target, capture, convert, taps, units
 from edgedeploy_coreml.lowering import HalfLowering, WeightLowering, in_memory
 from edgedeploy_coreml.package import MODULES, PIXELS, SOURCE, TASK, About
+from edgedeploy_coreml.state import plain_name
 from edgedeploy_coreml.vendor import quiet
 
 if TYPE_CHECKING:
@@ -27,11 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A converted model, what was decided on the way, and what the user should know of it."""
+    """A converted model and what it was made of, what was decided on the way, and what the user should know of it."""
 
     model: Any
     decided: Mapping[str, Any]
     notes: tuple[str, ...]
+    captured: Captured
     taps: Mapping[str, str]
 
 
@@ -47,19 +51,41 @@ class Build:
 
     def make(self) -> Made:
         """The graph in the precision, and with the weights, that the exporter asks for."""
-        stateful = ("Core ML keeps state in fp16, whatever it computes in",) if self.graph.signature.state else ()
-        made = {"fp32": self._float, "fp16": self._half, "int8": self._int8}[self.exporter.precision]()
+        if not (self.name == "main" or streams(self.job.task, self.name)):
+            return self._unseen()
+        kinds = {"fp32": self._float, "fp16": self._half, "int8": self._int8, "int8-weights": self._rest}
+        made = kinds[self.exporter.precision]()
         decided = {"target": self.target.minimum, **made.decided}
-        made = dataclasses.replace(made, decided=decided, notes=(*made.notes, *stateful))
-        return made if self.exporter.weights == "float" else self._compressed(made)
+        made = dataclasses.replace(made, decided=decided, notes=(*made.notes, *self._of_state(made.captured)))
+        return made if self.exporter.stored == "float" else self._compressed(made)
+
+    def _unseen(self) -> Made:
+        """In fp32, because there are no samples of the graph that could say what a lower precision does to it."""
+        made, notes = self._float(), tuple[str, ...]()
+        if self.exporter.precision != "fp32":
+            notes = (f"graph '{self.name}' is in fp32: samples to choose by are of graph 'main'",)
+        decided = {"target": self.target.minimum, **made.decided}
+        return dataclasses.replace(made, decided=decided, notes=(*notes, *self._of_state(made.captured)))
+
+    def _of_state(self, captured: Captured) -> tuple[str, ...]:
+        """What the user should know of how state is kept."""
+        state = self.graph.signature.state
+        if not state:
+            return ()
+        split = [spec.input for spec in state if spec.input in captured.whole]
+        if len(split) == len(state):
+            return ("Core ML has state in fp16 only: each is kept as two parts, which together are as exact as fp32",)
+        alone = f"; {', '.join(split)}, which add up, as two parts that together are as exact as fp32" if split else ""
+        return (f"Core ML has state in fp16 only, and it is kept so{alone}",)
 
     def steps(self, decided: Mapping[str, Any]) -> Iterator[Step]:
         """The forms between the float model and the package, without a search."""
-        captured, plain = capture(self.graph), Target(self.target.minimum)
+        exact = self.exporter.precision == "fp32" or self.exporter.rest == "fp32"
+        captured, plain = capture(self.graph, whole=exact), Target(self.target.minimum)
         whole = convert(captured, plain)
         yield Step("ML program in fp32", in_memory(whole._mil_program, captured))
         kept = frozenset(decided.get("kept_in_float", ()))
-        if self.exporter.precision == "fp16" and self.exporter.weights != "float":
+        if not exact and self.exporter.stored != "float":
             half = frozenset(units(captured, whole._mil_program)) - kept
             model = convert(captured, plain, half.__contains__)
             yield Step("ML program in fp16", in_memory(model._mil_program, captured))
@@ -68,20 +94,29 @@ class Build:
             yield Step("program in int8 (PT2E)", lowering.open(frozenset(lowering.units) - kept))
 
     def _float(self) -> Made:
-        captured = capture(self.graph)
+        captured = capture(self.graph, whole=True)
         model = convert(captured, self.target)
-        return Made(model, {}, (), taps(captured, model._mil_program))
+        return Made(model, {}, (), captured, taps(captured, model._mil_program))
 
     def _half(self) -> Made:
         captured = capture(self.graph)
-        lowering = HalfLowering(captured, self.target, self.job.calibration)
-        choice = choose(lowering, self.job, self.name, self.exporter)
+        lowering = HalfLowering(captured, self.target, self._samples())
+        choice = choose(lowering, self.job, self.name, dataclasses.replace(self.exporter, precision="fp16"))
         model = lowering.model(choice.lowered, self.target)
         notes = (
             *choice.notes("fp16"),
             "fp16 was checked with every result rounded to fp16; GPU and Neural Engine may overflow inside a layer",
         )
-        return Made(model, choice.record(), notes, taps(captured, model._mil_program))
+        return Made(model, choice.record(), notes, captured, taps(captured, model._mil_program))
+
+    def _rest(self) -> Made:
+        """What int8 weights leave as it is."""
+        made = self._float() if self.exporter.rest == "fp32" else self._half()
+        said = (weights_note(self.name),) if self.graph.signature.state else ()
+        return dataclasses.replace(made, notes=(*made.notes, *said))
+
+    def _samples(self) -> Sequence[Ready]:
+        return ReadySamples(self.job, self.name)
 
     def _int8(self) -> Made:
         lowering = self._calibrated()
@@ -91,10 +126,10 @@ class Build:
         if self.exporter.rest == "fp32":
             model = convert(captured, self.target)
         else:
-            half = HalfLowering(captured, self.target, self.job.calibration)
+            half = HalfLowering(captured, self.target, self._samples())
             model = half.model(frozenset(half.units) - half.wide, self.target)
             decided["kept_in_fp32"] = [unit for unit in half.units if unit in half.wide]
-        return Made(model, decided, tuple(notes), taps(captured, model._mil_program))
+        return Made(model, decided, tuple(notes), captured, taps(captured, model._mil_program))
 
     def _calibrated(self) -> Pt2eLowering:
         try:
@@ -112,24 +147,30 @@ class Build:
 
     def _compressed(self, made: Made) -> Made:
         exporter = self.exporter
-        lowering = WeightLowering(capture(self.graph), made.model, exporter.weights)
+        lowering = WeightLowering(made.captured, made.model, exporter.stored, self._recurrent())
         if not lowering.units:
-            note = f"no weights were worth storing in {exporter.weights}: all tensors are small"
+            note = f"no weights were worth storing in {exporter.stored}: all tensors are small"
             return dataclasses.replace(made, notes=(*made.notes, note))
-        keep = exporter.keep_float
-        if exporter.precision == "fp16":  # these are known to be there; one without weights is no mistake here
-            keep = tuple(k for k in keep if any((unit + ".").startswith(k + ".") for unit in lowering.units))
+        # One without weights is no mistake here: all are known to be there.
+        keep = tuple(k for k in exporter.keep_float if any(f"{unit}.".startswith(f"{k}.") for unit in lowering.units))
         limit = LIMITS["int8"] if exporter.limit is None else exporter.limit
         try:
             choice = choose(lowering, self.job, self.name, dataclasses.replace(exporter, keep_float=keep, limit=limit))
         except ExportFailed as error:
-            raise ExportFailed(f"With weights in {exporter.weights}: {error}") from error
+            raise ExportFailed(f"With weights in {exporter.stored}: {error}") from error
         return dataclasses.replace(
             made,
             model=lowering.model(choice.lowered),
             decided={**made.decided, "weights": choice.record()},
-            notes=(*made.notes, *choice.notes(f"{exporter.weights} weights")),
+            notes=(*made.notes, *choice.notes(f"{exporter.stored} weights")),
         )
+
+    def _recurrent(self) -> frozenset[str]:
+        """The units with weights of linear recurrences, which stay in float."""
+        if not self.graph.signature.state:
+            return frozenset()
+        with quiet():
+            return recurrent(to_program(self.graph), self.graph.signature)
 
     def about(self, made: Made) -> About:
         """What goes into the package besides the program."""

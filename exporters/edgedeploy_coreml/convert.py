@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +19,14 @@ import torch
 from edgedeploy.capture import to_program
 from edgedeploy.errors import ExportFailed
 from edgedeploy.model import Graph
+from edgedeploy.precision.carried import exact, summing
+from edgedeploy.precision.loops import loops, unrolled
 from edgedeploy.precision.program import module_of
 from edgedeploy.tensors import Signature, TensorSpec
+from edgedeploy_coreml.state import REST, Stateful, plain_name
 from edgedeploy_coreml.vendor import coremltools, quiet
 
-#: Where the captured network sits in `_Stateful`.
+#: Where the captured network sits in `Stateful`.
 _INNER = "network"
 
 
@@ -58,52 +60,59 @@ class Captured:
     """A program ready to be converted.
 
     ``paths`` gives, by the number on a node, its module's path or its own name; ``modules`` where a module's output is.
+    ``exact`` has the numbers of nodes that stay in fp32, whatever their module does, and ``whole`` the names of state
+    that is kept as exactly as in fp32.
     """
 
     program: torch.export.ExportedProgram
     signature: Signature
     paths: Mapping[int, str]
     modules: Mapping[str, Place]
+    exact: frozenset[int] = frozenset()
+    whole: frozenset[str] = frozenset()
 
 
-class _Stateful(torch.nn.Module):
-    """A network whose state goes in and comes out as one whose buffers change, which is what Core ML has."""
-
-    def __init__(self, network: torch.nn.Module, signature: Signature) -> None:
-        super().__init__()
-        self.network = network
-        self._names = [plain_name(state.input) for state in signature.state]
-        for name, state in zip(self._names, signature.state, strict=True):
-            self.register_buffer(name, torch.zeros(state.shape, dtype=getattr(torch, state.dtype)))
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        buffers = [getattr(self, name) for name in self._names]
-        results = tuple(self.network(*inputs, *buffers))
-        for buffer, value in zip(buffers, results[-len(buffers) :], strict=True):
-            buffer.copy_(value)
-        return results[: -len(buffers)]
-
-
-def capture(graph: Graph) -> Captured:
+def capture(graph: Graph, whole: bool = False) -> Captured:
     """The graph as a program of core operators, its nodes numbered.
 
     State (see `edgedeploy.tensors.StateSpec`) is taken as further arguments, in order, and given as further results.
+
+    Args:
+        graph: to be captured.
+        whole: keep all state as exactly as fp32 does; else only what is added to from call to call.
     """
-    prefix, signature = "", graph.signature
-    if signature.state:
-        network = graph.network.module() if isinstance(graph.network, torch.export.ExportedProgram) else graph.network
-        inner = dataclasses.replace(signature, state=())
-        graph = dataclasses.replace(graph, network=_Stateful(network, signature).eval(), signature=inner)
-        prefix = f"{_INNER}."
     with quiet():
-        program = to_program(graph).run_decompositions({})
-    return number(program, signature, prefix)
+        plain = to_program(graph)
+        if loops(plain):
+            graph = unrolled(graph, plain)
+            plain = to_program(graph)
+    if not graph.signature.state:
+        with quiet():
+            return number(plain.run_decompositions({}), graph.signature)
+    signature, network = graph.signature, graph.network
+    if not isinstance(network, torch.nn.Module):
+        network = plain.module(check_guards=False)
+    kept = [spec.input for spec in signature.state if spec.dtype == "float32"]
+    kept = kept if whole else [name for name in kept if name in summing(plain, signature)]
+    names = {spec.input: plain_name(spec.input) for spec in signature.state}
+    stateful = Stateful(network, signature, names, kept).eval()
+    inner = dataclasses.replace(signature, state=())
+    with quiet():
+        program = to_program(dataclasses.replace(graph, network=stateful, signature=inner)).run_decompositions({})
+    found = number(program, signature, f"{_INNER}.", [names[name] for name in kept])
+    return dataclasses.replace(found, whole=frozenset(kept))
 
 
-def number(program: torch.export.ExportedProgram, signature: Signature, prefix: str = "") -> Captured:
-    """Number the nodes of a program, and take down their modules' paths, less ``prefix``."""
+def number(
+    program: torch.export.ExportedProgram, signature: Signature, prefix: str = "", split: Sequence[str] = ()
+) -> Captured:
+    """Number the nodes of a program, and take down their modules' paths, less ``prefix``.
+
+    Nodes outside of ``prefix``, and what is computed of the buffers named in ``split``, stay exact.
+    """
     paths: dict[int, str] = {}
     modules: dict[str, Place] = {}
+    outside = set(_holding(program, split))
     for handle, node in enumerate(program.graph.nodes, 1):
         node.meta["debug_handle"] = handle
         path = (module_of(node) + ".").removeprefix(prefix).rstrip(".")
@@ -114,7 +123,17 @@ def number(program: torch.export.ExportedProgram, signature: Signature, prefix: 
             modules.update(
                 dict.fromkeys([m for m in _above(path) if _leaves(node, m, prefix)], Place(source, node.name))
             )
-    return Captured(program, signature, paths, modules)
+            if prefix and not f"{module_of(node)}.".startswith(prefix):
+                outside.add(node.name)
+    fixed = exact(program.graph, outside) if split else frozenset()
+    numbers = (node.meta["debug_handle"] for node in program.graph.nodes if node.name in fixed)
+    return Captured(program, signature, paths, modules, frozenset(numbers))
+
+
+def _holding(program: torch.export.ExportedProgram, split: Sequence[str]) -> list[str]:
+    """The nodes that are buffers in two parts."""
+    parts = {name + end for name in split for end in ("", REST)}
+    return [name for name, buffer in program.graph_signature.inputs_to_buffers.items() if buffer in parts]
 
 
 def _above(path: str) -> Iterator[str]:
@@ -166,7 +185,8 @@ def _selector(captured: Captured, half: Callable[[str], bool]) -> Callable[[Any]
     """Only what has a module can be kept in fp32: what the converter adds itself may be in fp16."""
 
     def selected(op: Any) -> bool:
-        return all(half(captured.paths[handle]) for handle in handles(op) if handle in captured.paths)
+        found = [handle for handle in handles(op) if handle in captured.paths]
+        return captured.exact.isdisjoint(found) and all(half(captured.paths[handle]) for handle in found)
 
     return selected
 
@@ -190,7 +210,8 @@ def float_operations(program: Any) -> Iterator[Any]:
 
 def units(captured: Captured, program: Any) -> list[str]:
     """Modules (or nodes outside of any) that become float operations, in topological order."""
-    found = (captured.paths.get(handle) for op in float_operations(program) for handle in handles(op))
+    numbers = (handle for op in float_operations(program) for handle in handles(op) if handle not in captured.exact)
+    found = (captured.paths.get(handle) for handle in numbers)
     return list(dict.fromkeys(unit for unit in found if unit is not None))
 
 
@@ -240,12 +261,6 @@ def _output(ct: Any, spec: TensorSpec) -> Any:
 def _wide(dtype: str) -> Any:
     """The type with which a tensor crosses into Core ML: float32, float16 or int32."""
     return {"float16": np.float16, "float32": np.float32, "float64": np.float32}.get(dtype, np.int32)
-
-
-def plain_name(name: str) -> str:
-    """A name as Core ML takes it: letters, digits, underscores."""
-    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return plain if re.match(r"[A-Za-z_]", plain) else f"_{plain}"
 
 
 def _named(error: Exception, captured: Captured) -> ExportFailed:

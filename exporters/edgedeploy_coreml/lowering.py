@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from edgedeploy.errors import Unavailable
+from edgedeploy.golden import Ready
 from edgedeploy.runtime import Session, inputs_of
-from edgedeploy.tasks.task import Prepared
 from edgedeploy_coreml.convert import Captured, Target, convert, float_operations, handles, units
 from edgedeploy_coreml.mil import Interpreter
 from edgedeploy_coreml.reference import ReferenceSession, Settings, loaded
@@ -38,7 +38,7 @@ class HalfLowering:
         samples: real inputs; a module that makes or takes values beyond `LARGEST` on them cannot be lowered.
     """
 
-    def __init__(self, captured: Captured, target: Target, samples: Sequence[Prepared]) -> None:
+    def __init__(self, captured: Captured, target: Target, samples: Sequence[Ready]) -> None:
         self._captured, self._target = captured, target
         whole = convert(captured, Target(target.minimum))._mil_program
         self.units = units(captured, whole)
@@ -65,12 +65,13 @@ class WeightLowering:
         captured: the graph.
         model: converted from it.
         weights: how weights are stored.
+        fixed: modules whose own weights, but not those of modules inside, stay as they are.
     """
 
-    def __init__(self, captured: Captured, model: Any, weights: Weights) -> None:
+    def __init__(self, captured: Captured, model: Any, weights: Weights, fixed: frozenset[str] = frozenset()) -> None:
         self._captured, self._model, self._weights = captured, model, weights
         self._names = _weights_by_unit(captured, model._mil_program)
-        self.units = list(self._names)
+        self.units = [unit for unit in self._names if unit not in fixed]
 
     def open(self, lowered: frozenset[str]) -> Session:
         """See `Lowering.open`; run by the reference interpreter."""
@@ -143,7 +144,7 @@ def _many(value: Any) -> bool:
     return isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating) and value.size > 2048
 
 
-def _wide(captured: Captured, program: Any, samples: Sequence[Prepared]) -> frozenset[str]:
+def _wide(captured: Captured, program: Any, samples: Sequence[Ready]) -> frozenset[str]:
     """The modules of an fp32 program that make or take values that fp16 does not hold with some room to spare."""
     unit_of = {
         op.outputs[0].name: [captured.paths[h] for h in handles(op) if h in captured.paths]
@@ -160,7 +161,8 @@ def _wide(captured: Captured, program: Any, samples: Sequence[Prepared]) -> froz
 
     interpreter = Interpreter(program)
     for i in np.linspace(0, len(samples) - 1, min(RANGE_SAMPLES, len(samples))).astype(int):
-        named = inputs_of(captured.signature, samples[i].tensors)
-        interpreter.run(dict(zip(interpreter.inputs, named.values(), strict=True)), watch)
+        for tensors in samples[i].calls:
+            named = inputs_of(captured.signature, tensors)
+            interpreter.run(dict(zip(interpreter.inputs, named.values(), strict=True)), watch)
         interpreter.reset()
     return frozenset(wide)

@@ -94,6 +94,15 @@ class Interpreter:
         """All state back to zeros."""
         self._state = {name: torch.zeros([int(n) for n in _state_shape(v)]) for name, v in self._initial.items()}
 
+    @property
+    def state(self) -> dict[str, Array]:
+        """The state by name, float32; copies."""
+        return {name: value.numpy().copy() for name, value in self._state.items()}
+
+    @state.setter
+    def state(self, values: Mapping[str, Array]) -> None:
+        self._state = {name: _tensor(values[name]) for name in self._state}
+
     def run(self, inputs: Mapping[str, Array], watch: Watch | None = None) -> dict[str, Array]:
         """Outputs, and variables to keep, by name.
 

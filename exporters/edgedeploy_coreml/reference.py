@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgedeploy.runtime import TAP, Outputs
-from edgedeploy.tensors import Array, Signature
+from edgedeploy.runtime import TAP, Outputs, check_state
+from edgedeploy.tensors import Array, Signature, StateSpec
 from edgedeploy_coreml.mil import Arithmetic, Interpreter
 from edgedeploy_coreml.package import MODULES, PIXELS, Package
+from edgedeploy_coreml.state import REST, joined, parted, plain_name
 from edgedeploy_coreml.vendor import coremltools_version
 
 EMULATED = "Core ML reference interpreter (torch), not a device"
@@ -39,6 +40,11 @@ class Loaded:
     names: tuple[str, ...]
     pixels: Mapping[str, Any] | None = None
     quantised: bool = False
+
+    @property
+    def carried(self) -> list[tuple[StateSpec, str]]:
+        """State of the signature, and what Core ML calls it."""
+        return [(spec, plain_name(spec.input)) for spec in self.signature.state]
 
 
 class ReferenceSession:
@@ -83,6 +89,25 @@ class ReferenceSession:
         """See `Session.reset`."""
         for loaded in self._graphs.values():
             loaded.interpreter.reset()
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        return {
+            spec.input: joined(spec, name, loaded.interpreter.state)
+            for loaded in self._graphs.values()
+            for spec, name in loaded.carried
+        }
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`. What is kept in fp16 alone is rounded to it."""
+        check_state([loaded.signature for loaded in self._graphs.values()], state)
+        for loaded in self._graphs.values():
+            kept = loaded.interpreter.state
+            loaded.interpreter.state = {
+                part: value
+                for spec, name in loaded.carried
+                for part, value in parted(name, state[spec.input], name + REST in kept)
+            }
 
     def close(self) -> None:
         """See `Session.close`."""

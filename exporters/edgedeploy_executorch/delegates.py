@@ -56,9 +56,18 @@ def _vulkan(precision: str) -> Any:
 
 
 _IN_FP32 = "XNNPACK computes in fp16, but its file holds the weights of convolutions in fp32: it is hardly smaller"
+_AT_EACH_CALL = (
+    "XNNPACK multiplies int8 weights with int8: what goes into a linear layer is rounded to 8 bits by its range at "
+    "each call; convolutions, state and everything else are in fp32"
+)
 _UNMEASURED = "what fp16 costs was not measured: the delegate's compiler makes it by itself"
 DELEGATES: Mapping[str, Delegate] = {
-    "xnnpack": Delegate("XnnpackBackend", ("fp32", "fp16", "int8"), _xnnpack, notes={"fp16": _IN_FP32}),
+    "xnnpack": Delegate(
+        "XnnpackBackend",
+        ("fp32", "fp16", "int8-weights", "int8"),
+        _xnnpack,
+        notes={"fp16": _IN_FP32, "int8-weights": _AT_EACH_CALL},
+    ),
     "portable": Delegate("", ("fp32", "fp16")),
     "coreml": Delegate("CoreMLBackend", ("fp32", "fp16"), _coreml, own_types=True, notes={"fp16": _UNMEASURED}),
     "vulkan": Delegate("VulkanBackend", ("fp32", "fp16"), _vulkan, own_types=True, notes={"fp16": _UNMEASURED}),

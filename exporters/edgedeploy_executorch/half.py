@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
+from edgedeploy.golden import Ready
 from edgedeploy.model import Graph
+from edgedeploy.precision.carried import exact
 from edgedeploy.precision.program import ProgramSession, again, is_float, quiet, unit_of
 from edgedeploy.precision.pt2e import folded
 from edgedeploy.runtime import Session, inputs_of
-from edgedeploy.tasks.task import Prepared
 from edgedeploy.tensors import Signature
 
 #: Sums inside a layer reach further than its output: a tensor may use this part of fp16's range.
@@ -37,24 +38,27 @@ class HalfLowering:
         program: the float program, decomposed, without BatchNorm.
         signature: of the graph.
         samples: real inputs; a unit that makes or takes values beyond `LARGEST` on them cannot be lowered.
+        summing: buffers that are added to from call to call: they, and what is computed of them, stay in fp32.
     """
 
-    def __init__(self, program: ExportedProgram, signature: Signature, samples: Sequence[Prepared]) -> None:
+    def __init__(
+        self, program: ExportedProgram, signature: Signature, samples: Sequence[Ready], summing: Collection[str] = ()
+    ) -> None:
         self._signature = signature
         self._base: GraphModule = program.module(check_guards=False)
-        self.units = list(dict.fromkeys(unit_of(n) for n in self._base.graph.nodes if _can_be_half(n)))
+        graph = self._base.graph
+        roots = [n.name for n in graph.nodes if n.op == "get_attr" and str(n.target) in set(summing)]
+        self._exact = exact(graph, roots)
+        free = [n for n in graph.nodes if _can_be_half(n) and n.name not in self._exact]
+        self.units = list(dict.fromkeys(unit_of(n) for n in free))
         wide = _wide(self._base, signature, samples)
-        self.wide = frozenset(
-            unit_of(n)
-            for n in self._base.graph.nodes
-            if _can_be_half(n) and wide & {n.name, *_names(n.all_input_nodes)}
-        )
+        self.wide = frozenset(unit_of(n) for n in free if wide & {n.name, *_names(n.all_input_nodes)})
 
     def convert(self, lowered: frozenset[str]) -> GraphModule:
         """The program with exactly these units in fp16; inputs and outputs stay float32."""
         with quiet():
             module = copy.deepcopy(self._base)
-        _Halving(module, lowered).run()
+        _Halving(module, lowered, self._exact).run()
         return module
 
     def open(self, lowered: frozenset[str]) -> Session:
@@ -84,8 +88,8 @@ def plain_of(program: ExportedProgram, graph: Graph, largest: Mapping[str, int])
 class _Halving:
     """Rewrites a graph: each node of a lowered unit takes and gives fp16, each other one float32."""
 
-    def __init__(self, module: GraphModule, lowered: frozenset[str]) -> None:
-        self._module, self._lowered = module, lowered
+    def __init__(self, module: GraphModule, lowered: frozenset[str], exact: frozenset[str]) -> None:
+        self._module, self._lowered, self._exact = module, lowered, exact
         self._half: set[Node] = set()
         self._casts: dict[tuple[Node, torch.dtype], Node] = {}
 
@@ -119,7 +123,7 @@ class _Halving:
             if source in self._half and is_float(node):
                 self._half.add(node)
             return
-        half = _can_be_half(node) and unit_of(node) in self._lowered
+        half = _can_be_half(node) and unit_of(node) in self._lowered and node.name not in self._exact
         wanted = torch.float16 if half else torch.float32
         self._feed(node, wanted)
         if half:
@@ -136,7 +140,8 @@ class _Halving:
             return value
         key = (value, wanted)
         if key not in self._casts:
-            self._casts[key] = self._constant(value) if value.op == "get_attr" else self._cast(value, wanted, user)
+            fixed = value.op == "get_attr" and not any(_mutates(user) for user in value.users)
+            self._casts[key] = self._constant(value) if fixed else self._cast(value, wanted, user)
         return self._casts[key]
 
     def _cast(self, value: Node, wanted: torch.dtype, user: Node) -> Node:
@@ -163,16 +168,21 @@ def _can_be_half(node: Node) -> bool:
     value = node.meta.get("val")
     values = list(value) if isinstance(value, (tuple, list)) else [value]
     floats = all(isinstance(v, torch.Tensor) and v.dtype == torch.float32 for v in values)
+    takes = any(is_float(n) or n.target is operator.getitem for n in node.all_input_nodes)
+    return floats and takes and not _mutates(node)
+
+
+def _mutates(node: Node) -> bool:
+    """Whether a node writes into what it takes, as into state."""
     schema = getattr(node.target, "_schema", None)
-    mutates = schema is not None and schema.is_mutable
-    return floats and not mutates and any(is_float(n) or n.target is operator.getitem for n in node.all_input_nodes)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _names(nodes: Sequence[Node]) -> list[str]:
     return [node.name for node in nodes]
 
 
-def _wide(module: GraphModule, signature: Signature, samples: Sequence[Prepared]) -> frozenset[str]:
+def _wide(module: GraphModule, signature: Signature, samples: Sequence[Ready]) -> frozenset[str]:
     """The names of nodes whose values leave the range of fp16 on these samples."""
     found: set[str] = set()
 
@@ -184,9 +194,11 @@ def _wide(module: GraphModule, signature: Signature, samples: Sequence[Prepared]
             return value
 
     with torch.inference_mode():
-        for prepared in list(samples[:RANGE_SAMPLES]):
-            feed = inputs_of(signature, prepared.tensors)
-            Watch(module).run(*(torch.from_numpy(feed[spec.name]) for spec in signature.inputs))
+        for ready in (samples[i] for i in range(min(RANGE_SAMPLES, len(samples)))):
+            watch = Watch(copy.deepcopy(module))  # which may change its buffers
+            for tensors in ready.calls:
+                feed = inputs_of(signature, tensors)
+                watch.run(*(torch.from_numpy(feed[spec.name]) for spec in signature.inputs))
     return frozenset(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def lower(plan: Plan, etrecord: Path | None = None) -> Lowered:
                 generate_etrecord=etrecord is not None,
             )
             delegated = {name: _delegated(edge.exported_program(name).graph_module) for name in plan.programs}
+            _tell_apart([edge.exported_program(name) for name in plan.programs])
             config = ExecutorchBackendConfig(
                 emit_mutable_buffer_names=True,  # so that a session can put state back to its start
                 memory_planning_pass=MemoryPlanningPass(share_mutable_buffers=plan.shares_state),
@@ -130,6 +131,24 @@ def _state_nodes(edge: Any, methods: Mapping[str, Any]) -> list[str]:
         mutated = set(signature.buffers_to_mutate.values())
         found += [node for node, buffer in signature.inputs_to_buffers.items() if buffer in mutated]
     return found
+
+
+def _tell_apart(programs: Sequence[ExportedProgram]) -> None:
+    """Turn constants of nothing but zeros into negative zeros, which compute the same, where state starts at zero.
+
+    ExecuTorch 1.5 stores equal tensors once, and takes state that starts as a constant is for that constant: the file
+    cannot be loaded then.
+    """
+    if not any(program.graph_signature.buffers_to_mutate for program in programs):
+        return
+    for program in programs:
+        changing = set(program.graph_signature.buffers_to_mutate.values())
+        for held in (program.state_dict, program.constants):
+            for name, value in held.items():
+                plain = name not in changing and isinstance(value, torch.Tensor) and value.is_floating_point()
+                if plain and value.numel() and not value.any():
+                    with torch.no_grad():
+                        value.fill_(-0.0)
 
 
 def _delegated(module: GraphModule) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
-from edgedeploy.runtime import UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, timed_passes
-from edgedeploy.tensors import Array, Signature
+from edgedeploy.runtime import UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, check_state, timed_passes
+from edgedeploy.tensors import Array, Signature, StateSpec
 from edgedeploy_executorch.contents import METHOD, Contents, Entry
 from edgedeploy_executorch.words import Refused, attempt, caught
 
@@ -141,9 +141,8 @@ class Loaded:
 
     def __init__(self, methods: Mapping[str, Any], entry: Entry) -> None:
         self.methods, self.entry = dict(methods), entry
-        self._start = [
-            (buffer, buffer.clone()) for m in self.methods.values() for buffer in map(m.get_attribute, entry.state)
-        ]
+        self._buffers = [(name, method.get_attribute(name)) for method in self.methods.values() for name in entry.state]
+        self._start = [buffer.clone() for _, buffer in self._buffers]
 
     def method(self, sizes: Mapping[str, int], graph: str) -> Any:
         """The method for these sizes of dynamic dimensions.
@@ -178,8 +177,24 @@ class Loaded:
 
     def reset(self) -> None:
         """Put the state back to what it was when the program was loaded."""
-        for buffer, start in self._start:
+        for (_, buffer), start in zip(self._buffers, self._start, strict=True):
             buffer.copy_(start)
+
+    @property
+    def specs(self) -> Signature:
+        """The state, of the last method where there are several: one per batch size."""
+        found = dict(self._buffers)
+        kinds = {name: str(buffer.dtype).removeprefix("torch.") for name, buffer in found.items()}
+        return Signature((), (), tuple(StateSpec(n, n, kinds[n], tuple(b.shape)) for n, b in found.items()))
+
+    def state(self) -> dict[str, Array]:
+        """The state by name, copied."""
+        return {name: buffer.numpy().copy() for name, buffer in self._buffers}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go on from ``state``, of which every method takes its own."""
+        for name, buffer in self._buffers:
+            buffer.copy_(_tensor(state[name]))
 
 
 class ExecuTorchSession:
@@ -207,6 +222,16 @@ class ExecuTorchSession:
         """Put all state back to its start."""
         for loaded in self._graphs.values():
             loaded.reset()
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        return {name: value for loaded in self._graphs.values() for name, value in loaded.state().items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        check_state([loaded.specs for loaded in self._graphs.values()], state)
+        for loaded in self._graphs.values():
+            loaded.restore(state)
 
     def close(self) -> None:
         """Free the programs."""

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
+from edgedeploy.capture import to_program
 from edgedeploy.model import Graph
+
+#: Where the network sits in `Carrying`.
+_INNER = "network"
 
 
 class Carrying(torch.nn.Module):
@@ -44,3 +49,20 @@ def carrying(graph: Graph) -> Graph:
         assert graph.rebuilt is not None, "whoever reads an ONNX file says how it becomes a network"
         network = graph.rebuilt()
     return replace(graph, network=Carrying(network, graph), signature=replace(graph.signature, state=()))
+
+
+def captured(graph: Graph) -> ExportedProgram:
+    """The graph as a program with its state in buffers; its modules have the paths that they have in the network.
+
+    Raises:
+        Exception: see `to_program`.
+    """
+    program = to_program(carrying(graph))
+    if graph.signature.state:
+        for node in program.graph.nodes:
+            stack = node.meta.get("nn_module_stack", {})
+            node.meta["nn_module_stack"] = {
+                key: ("" if path == _INNER else path.removeprefix(f"{_INNER}."), *rest)
+                for key, (path, *rest) in stack.items()
+            }
+    return program

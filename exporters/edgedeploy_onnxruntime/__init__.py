@@ -1,4 +1,4 @@
-"""ONNX Runtime: portable ONNX graphs in fp32, fp16 and int8 for CPUs."""
+"""ONNX Runtime: portable ONNX graphs in fp32, fp16 and int8, or with weights in int8, for CPUs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from edgedeploy.exporter import Exporter, Job, Step, Written
 if TYPE_CHECKING:
     from edgedeploy.precision.half import HalfLowering
     from edgedeploy.precision.qdq import QdqLowering
+    from edgedeploy.precision.weights import WeightLowering
 
 __all__ = ["OnnxRuntime"]
 
 #: First ONNX Runtime that reads the ONNX IR version (1.18: IR 10).
 MINIMUM = {8: "1.14", 9: "1.16", 10: "1.18", 11: "1.21", 12: "1.22", 13: "1.23"}
+#: First ONNX Runtime that multiplies int8 weights without unpacking them on x86 and Arm alike.
+MULTIPLIES_WEIGHTS = "1.23"
 #: Opsets that torch writes (below 18 only for some models) and ONNX Runtime reads; its quantiser takes fewer.
 MIN_OPSET, MAX_OPSET, QUANTIZER_OPSET = 16, 26, 20
 
@@ -28,6 +31,9 @@ MIN_OPSET, MAX_OPSET, QUANTIZER_OPSET = 16, 26, 20
 @dataclass(frozen=True)
 class OnnxRuntime(Exporter):
     """Options of an export, besides those of every `Exporter`.
+
+    ``int8-weights`` needs no calibration: weights are int8, everything else stays in float. A graph with state gets
+    the same where int8 was asked for, because ranges are not taken over a stream, and errors in a state come back.
 
     Args:
         opset: ONNX opset; ONNX Runtime's quantiser takes up to 20.
@@ -38,7 +44,7 @@ class OnnxRuntime(Exporter):
 
     name: ClassVar[str] = "onnxruntime"
     runtime: ClassVar[str] = "onnxruntime"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8-weights", "int8")
     opset: int = 18
     activations: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
@@ -76,6 +82,8 @@ class OnnxRuntime(Exporter):
             files[name] = target.name
             versions.append(_ir_version(target))
         minimum = next((MINIMUM[known] for known in sorted(MINIMUM) if known >= max(versions)), MINIMUM[max(MINIMUM)])
+        if any("MatMulNBits" in _operators(job.directory / file) for file in files.values()):
+            minimum = max(minimum, MULTIPLIES_WEIGHTS, key=lambda version: tuple(map(int, version.split("."))))
         signatures = {name: graph.signature for name, graph in job.model.graphs.items()}
         return Written(files, signatures, (f"onnxruntime>={minimum}",), decisions, tuple(notes))
 
@@ -106,30 +114,41 @@ class OnnxRuntime(Exporter):
     def _lower(self, job: Job, name: str, path: Path) -> tuple[dict[str, Any], list[str]]:
         """Replace the float graph at ``path`` by its low-precision form; what was decided, and what to know of it."""
         self._precision()
-        from edgedeploy.precision.choice import choose, few_samples, working_directory
+        from edgedeploy.precision.choice import choose, few_samples, weights_note, working_directory
 
         with working_directory() as work:
             lowering = self._lowering(job, name, path, work)
             choice = choose(lowering, job, name, self)
             lowering.write(path, choice.lowered)
         notes = choice.notes(self.precision)
-        if self.precision == "int8":
+        if self.precision == "int8" and self._weights_only(job, name):
+            notes.append(weights_note(name))
+        elif self.precision == "int8":
             notes += few_samples(job)
-        if self.precision == "int8" and (self.activations == "int8") == (platform.machine() in ("x86_64", "AMD64")):
-            notes.append(
-                f"{self.activations} activations suit the target, not this machine: its speed here says nothing about "
-                "there"
-            )
+            if (self.activations == "int8") == (platform.machine() in ("x86_64", "AMD64")):
+                notes.append(
+                    f"{self.activations} activations suit the target, not this machine: its speed here says nothing "
+                    "about there"
+                )
         return choice.record(), notes
 
-    def _lowering(self, job: Job, name: str, path: Path, work: Path) -> QdqLowering | HalfLowering:
+    def _weights_only(self, job: Job, name: str) -> bool:
+        """Whether only the weights of a graph are lowered."""
+        stateful = bool(job.model.graphs[name].signature.state)
+        return self.precision == "int8-weights" or (self.precision == "int8" and stateful)
+
+    def _lowering(self, job: Job, name: str, path: Path, work: Path) -> QdqLowering | HalfLowering | WeightLowering:
         """What lowers the float graph at ``path``, with its ranges taken."""
+        from edgedeploy.precision.choice import ReadySamples
         from edgedeploy.precision.half import HalfLowering
         from edgedeploy.precision.qdq import QdqLowering, Scheme
+        from edgedeploy.precision.weights import WeightLowering
 
         signature = job.model.graphs[name].signature
         if self.precision == "fp16":
-            return HalfLowering(path, signature, work, job.calibration)
+            return HalfLowering(path, signature, work, ReadySamples(job, name))
+        if self._weights_only(job, name):
+            return WeightLowering(path, signature, "products", work)
         scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration)
         lowering = QdqLowering(path, signature, scheme, work)
         job.progress(f"taking ranges from {len(job.calibration)} samples")
@@ -144,6 +163,12 @@ class OnnxRuntime(Exporter):
             import edgedeploy.precision.qdq  # noqa: F401
         except ImportError as error:
             raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
+
+
+def _operators(path: Path) -> frozenset[str]:
+    import onnx
+
+    return frozenset(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 def _ir_version(path: Path) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 
 from edgedeploy.capture import COMPUTES_KEY
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
-from edgedeploy.runtime import UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, timed_passes
+from edgedeploy.runtime import UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, alone, check_state, timed_passes
 from edgedeploy.tensors import Array, Signature
+from edgedeploy_onnxruntime.bound import Bound
 
 Optimization = Literal["all", "extended", "basic", "none"]
 #: Optimisers that are wrong for Q/DQ nodes with scales in fp16 (seen in ONNX Runtime 1.31).
@@ -36,7 +37,7 @@ class OnnxRuntimeRuntime(Runtime):
         optimization: graph optimisation level.
         provider: execution provider, such as ``CPUExecutionProvider`` or ``XnnpackExecutionProvider``.
         io_binding: keep inputs and outputs in buffers that the session owns; outputs are then overwritten by the
-            next call.
+            next call. A graph with state has its buffers bound without it, and gives outputs that nothing overwrites.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -119,7 +120,10 @@ class OnnxRuntimeRuntime(Runtime):
 
 
 class OnnxRuntimeSession:
-    """One or several ONNX graphs, with their state carried from call to call."""
+    """One or several ONNX graphs, with their state carried from call to call; see `Bound` for how.
+
+    State that several graphs share by its name, or of graphs with dynamic shapes, is handed over as arrays instead.
+    """
 
     def __init__(
         self,
@@ -131,6 +135,11 @@ class OnnxRuntimeSession:
         self._sessions, self._signatures, self._facts = dict(sessions), signatures, facts
         self._names = {name: [o.name for o in s.get_outputs()] for name, s in self._sessions.items()}
         self._bindings = {name: s.io_binding() for name, s in self._sessions.items()} if io_binding else {}
+        self._bound = {
+            name: Bound(_onnxruntime(), self._sessions[name], signatures[name])
+            for name in alone(signatures)
+            if Bound.fits(self._sessions[name], signatures[name])
+        }
         self._state: dict[str, Array] = {}
         self.reset()
 
@@ -143,9 +152,11 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         signature = self._signatures[graph]
         signature.check(inputs)
+        if graph in self._bound:
+            return self._step(graph, inputs)
         feed = {**inputs, **{s.input: self._state[s.input] for s in signature.state}} if signature.state else inputs
         try:
-            values = self._bound(graph, feed) if graph in self._bindings else self._sessions[graph].run(None, feed)
+            values = self._kept(graph, feed) if graph in self._bindings else self._sessions[graph].run(None, feed)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RunFailed(f"ONNX Runtime failed in graph '{graph}': {_line(error)}") from error
         outputs = dict(zip(self._names[graph], values, strict=True))
@@ -153,7 +164,13 @@ class OnnxRuntimeSession:
             self._state[state.input] = outputs.pop(state.output)
         return outputs
 
-    def _bound(self, graph: str, feed: Mapping[str, Array]) -> list[Array]:
+    def _step(self, graph: str, inputs: Mapping[str, Array]) -> Outputs:
+        try:
+            return self._bound[graph].run(inputs)
+        except Exception as error:  # see above
+            raise RunFailed(f"ONNX Runtime failed in graph '{graph}': {_line(error)}") from error
+
+    def _kept(self, graph: str, feed: Mapping[str, Array]) -> list[Array]:
         binding = self._bindings[graph]
         for name, array in feed.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -168,13 +185,29 @@ class OnnxRuntimeSession:
 
     def reset(self) -> None:
         """Put all state back to zeros."""
-        self._state = {
-            s.input: np.zeros(s.shape, s.dtype) for signature in self._signatures.values() for s in signature.state
-        }
+        for bound in self._bound.values():
+            bound.reset()
+        unbound = [signature for name, signature in self._signatures.items() if name not in self._bound]
+        self._state = {s.input: np.zeros(s.shape, s.dtype) for signature in unbound for s in signature.state}
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        found = {name: array.copy() for name, array in self._state.items()}
+        for bound in self._bound.values():
+            found |= bound.state()
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        check_state(self._signatures.values(), state)
+        for bound in self._bound.values():
+            bound.restore(state)
+        self._state = {name: state[name].copy() for name in self._state}
 
     def close(self) -> None:
         """Free the graphs."""
         self._bindings.clear()
+        self._bound.clear()
         self._sessions.clear()
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO: IR graphs in fp32, fp16 and int8 for Intel CPUs, GPUs and NPUs."""
+"""OpenVINO: IR graphs in fp32, fp16 and int8, or with weights in int8, for Intel CPUs, GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from edgedeploy_openvino.runtime import PRECISION_INFO, TAPS_INFO, OpenVINORunti
 
 if TYPE_CHECKING:
     from edgedeploy.precision.placement import InputLowering
+    from edgedeploy.precision.weights import WeightLowering
     from edgedeploy.runtime import Session
     from edgedeploy.tensors import Signature
 
@@ -27,7 +28,7 @@ __all__ = ["OpenVINO"]
 #: First OpenVINO that has an operation set (its documentation, Available Operation Sets); later: what wrote it.
 FIRST = {12: "2023.1", 13: "2023.2", 14: "2024.0", 15: "2024.5"}
 #: First one that was seen to run what is written here: 2023.0 stops at a quantised convolution.
-OLDEST = {"fp32": "2023.0", "fp16": "2023.0", "int8": "2023.3"}
+OLDEST = {"fp32": "2023.0", "fp16": "2023.0", "int8-weights": "2023.3", "int8": "2023.3"}
 MIN_OPSET, MAX_OPSET = 16, 20
 
 
@@ -36,7 +37,8 @@ class OpenVINO(Exporter):
     """Options of an export, besides those of every `Exporter`.
 
     In fp16 weights are stored in 16 bits, as long as they fit; what is computed in is for the device and the runtime's
-    options to say.
+    options to say. ``int8-weights`` needs no calibration: weights are int8, everything else stays in float, and a graph
+    with state gets the same where int8 was asked for.
 
     Args:
         opset: of the ONNX graph that OpenVINO converts.
@@ -47,7 +49,7 @@ class OpenVINO(Exporter):
 
     name: ClassVar[str] = "openvino"
     runtime: ClassVar[str] = "openvino"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8-weights", "int8")
     opset: int = 18
     activations: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
@@ -75,7 +77,7 @@ class OpenVINO(Exporter):
 
     def write(self, job: Job) -> Written:
         """See `Exporter.write`."""
-        from edgedeploy.precision.choice import choose, few_samples, working_directory
+        from edgedeploy.precision.choice import working_directory
 
         files, decisions, notes, needed = {}, {}, [], OLDEST[self.precision]
         for name, graph in job.model.graphs.items():
@@ -83,14 +85,12 @@ class OpenVINO(Exporter):
                 source, target = work / "float.onnx", job.directory / f"{name}.xml"
                 job.progress(f"capturing graph '{name}'")
                 to_onnx(graph, source, self.opset, job.model.task)
-                if self.precision == "int8":
-                    lowering = self._calibrated(job, name, source, work)
-                    choice = choose(_Trials(lowering, graph.signature, work), job, name, self)
-                    lowering.write(source, choice.lowered)
-                    decisions[name] = choice.record()
-                    notes += [*choice.notes(self.precision), *few_samples(job)]
+                precision = self._precision(graph.signature)
+                if precision in ("int8", "int8-weights"):
+                    decisions[name], said = self._lower(job, name, source, work)
+                    notes += said
                 job.progress(f"converting graph '{name}'")
-                _convert(source, target, self.precision, module_outputs(source))
+                _convert(source, target, precision, module_outputs(source))
             files[name] = target.name
             needed = max(needed, _written_for(target), key=_numbers)
         signatures = {name: graph.signature for name, graph in job.model.graphs.items()}
@@ -98,24 +98,45 @@ class OpenVINO(Exporter):
 
     def steps(self, job: Job, decisions: Mapping[str, Any]) -> Iterator[Step]:
         """See `Exporter.steps`: in int8 the quantised ONNX graph, run by ONNX Runtime."""
-        if self.precision != "int8":
+        if self.precision not in ("int8", "int8-weights"):
             return
         graph = job.model.graphs["main"]
         source, quantised = job.directory / "float.onnx", job.directory / "int8.onnx"
         to_onnx(graph, source, self.opset, job.model.task)
-        lowering = self._calibrated(job, "main", source, job.directory)
+        lowering = self._lowering(job, "main", source, job.directory)
         lowering.write(quantised, frozenset(lowering.units) - set(decisions["main"]["kept_in_float"]))
         runtime = plugins.find(plugins.RUNTIMES, "onnxruntime")()
-        yield Step("ONNX int8", runtime.open({"main": quantised}, {"main": graph.signature}))
+        yield Step(f"ONNX {self.precision}", runtime.open({"main": quantised}, {"main": graph.signature}))
 
-    def _calibrated(self, job: Job, name: str, source: Path, work: Path) -> InputLowering:
+    def _lower(self, job: Job, name: str, source: Path, work: Path) -> tuple[dict[str, Any], list[str]]:
+        """Replace the float graph ``source`` by one with integers; what was decided, and what to know of it."""
+        from edgedeploy.precision.choice import choose, few_samples, weights_note
+
+        signature = job.model.graphs[name].signature
+        lowering = self._lowering(job, name, source, work)
+        choice = choose(_Trials(lowering, signature, work, self._precision(signature)), job, name, self)
+        lowering.write(source, choice.lowered)
+        notes = choice.notes(self.precision)
+        if self.precision == "int8":
+            notes += [weights_note(name)] if signature.state else few_samples(job)
+        return choice.record(), notes
+
+    def _precision(self, signature: Signature) -> str:
+        """Of one graph: int8 of one with state is that of its weights."""
+        return "int8-weights" if self.precision == "int8" and signature.state else self.precision
+
+    def _lowering(self, job: Job, name: str, source: Path, work: Path) -> InputLowering | WeightLowering:
         try:
             from edgedeploy.precision.placement import InputLowering
             from edgedeploy.precision.qdq import Scheme
+            from edgedeploy.precision.weights import WeightLowering
         except ImportError as error:
             raise Unavailable.extra("ONNX Runtime with its quantiser", "export") from error
+        signature = job.model.graphs[name].signature
+        if self._precision(signature) == "int8-weights":
+            return WeightLowering(source, signature, "dequantize", work)
         scheme = Scheme(self.activations, reduce_range=self.reduce_range, method=self.calibration, bias=False)
-        lowering = InputLowering(source, job.model.graphs[name].signature, scheme, work)
+        lowering = InputLowering(source, signature, scheme, work)
         job.progress(f"taking ranges from {len(job.calibration)} samples")
         lowering.calibrate(job.calibration)
         return lowering
@@ -124,8 +145,10 @@ class OpenVINO(Exporter):
 class _Trials:
     """The quantised graph as OpenVINO computes it; see `edgedeploy.precision.choice.Lowering`."""
 
-    def __init__(self, lowering: InputLowering, signature: Signature, work: Path) -> None:
-        self._lowering, self._signature = lowering, signature
+    def __init__(
+        self, lowering: InputLowering | WeightLowering, signature: Signature, work: Path, precision: str
+    ) -> None:
+        self._lowering, self._signature, self._precision = lowering, signature, precision
         self._source, self._target = work / "openvino-trial.onnx", work / "openvino-trial.xml"
 
     @property
@@ -134,7 +157,7 @@ class _Trials:
 
     def open(self, lowered: frozenset[str]) -> Session:
         self._lowering.write(self._source, lowered)
-        _convert(self._source, self._target, "int8", {})
+        _convert(self._source, self._target, self._precision, {})
         return OpenVINORuntime().open({"main": self._target}, {"main": self._signature})
 
     def settle(self, kept: frozenset[str]) -> frozenset[str]:

@@ -16,8 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import numpy as np
 
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError, did_you_mean
-from edgedeploy.runtime import TAP, UNCOUNTED_PASSES, Outputs, Profile, Runtime, Session, timed_passes
+from edgedeploy.runtime import (
+    TAP,
+    UNCOUNTED_PASSES,
+    Outputs,
+    Profile,
+    Runtime,
+    Session,
+    alone,
+    check_state,
+    timed_passes,
+)
 from edgedeploy.tensors import Array, Signature
+from edgedeploy_openvino.carried import Carried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +37,8 @@ Device = Literal["CPU", "GPU", "NPU"]
 Hint = Literal["latency", "throughput"]
 InferencePrecision = Literal["f32", "bf16", "f16", "default"]
 
+#: Chains of matrix products are not put together: with int8 weights and one thread, that kills the process (2026.4).
+WHOLE_LAYERS = {"SNIPPETS_MODE": "DISABLE"}
 #: Versions of the IR format that are known; a file of a later one comes from a newer OpenVINO.
 IR_VERSIONS = (10, 11)
 #: Where the exporter leaves its notes in the IR: the precision, and which tensor is which module's output (JSON).
@@ -45,7 +58,8 @@ class OpenVINORuntime(Runtime):
         device: ``CPU``, ``GPU`` or ``NPU``; one that is not here is refused, not replaced.
         hint: ``latency`` runs one request on all threads; ``throughput`` splits them between parallel requests.
         inference_precision: what floats are computed in: ``f32``, ``bf16``, ``f16``, or ``default``, OpenVINO's choice
-            (bf16 on CPUs that have it). Where ``None``: f32, and for an fp16 export f16 on a device that has it.
+            (bf16 on CPUs that have it). Where ``None``: f32, and for an fp16 export f16 on a device that has it, but
+            not for a graph with state, whose errors would come back with every call.
     """
 
     name: ClassVar[str] = "openvino"
@@ -141,19 +155,20 @@ class OpenVINORuntime(Runtime):
         _check_names(model, path, signature)
         taps = _add_taps(model) if tapped else {}
         try:
-            compiled = core.compile_model(model, self.device, self._config(core, model))
+            compiled = core.compile_model(model, self.device, self._config(core, model, bool(signature.state)))
             return Graph(compiled, compiled.create_infer_request(), taps, _layers(compiled))
         except RuntimeError as error:
             raise RunFailed(f"OpenVINO cannot compile {path.name} for the {self.device}: {_line(error)}") from error
 
-    def _config(self, core: Any, model: Any) -> dict[str, Any]:
+    def _config(self, core: Any, model: Any, stateful: bool) -> dict[str, Any]:
         config: dict[str, Any] = {"PERFORMANCE_HINT": self.hint.upper()}
         if self.device == "CPU":
             config |= {"NUM_STREAMS": 1} if self.hint == "latency" else {}
             config |= {} if self.threads is None else {"INFERENCE_NUM_THREADS": self.threads}
+            config |= WHOLE_LAYERS if _info(model, PRECISION_INFO) == "int8-weights" else {}
         wanted = self.inference_precision
         if wanted is None:
-            half = _info(model, PRECISION_INFO) == "fp16"
+            half = _info(model, PRECISION_INFO) == "fp16" and not stateful  # errors in state come back
             wanted = "f16" if half and "FP16" in core.get_property(self.device, "OPTIMIZATION_CAPABILITIES") else "f32"
         return config if wanted == "default" else {**config, "INFERENCE_PRECISION_HINT": wanted}
 
@@ -182,12 +197,20 @@ class Graph:
 
 
 class OpenVINOSession:
-    """One or several compiled graphs, with their state carried from call to call."""
+    """One or several compiled graphs, with their state carried from call to call; see `Carried` for how.
+
+    State that several graphs share by its name, or of graphs with dynamic shapes, is handed over as arrays instead.
+    """
 
     def __init__(
         self, graphs: Mapping[str, Graph], signatures: Mapping[str, Signature], facts: Mapping[str, str | int | float]
     ) -> None:
         self._graphs, self._signatures, self._facts = dict(graphs), signatures, facts
+        self._carried = {
+            name: Carried(openvino(), graph.compiled, signatures[name])
+            for name, graph in self._graphs.items()
+            if name in alone(signatures) and Carried.fits(signatures[name]) and not graph.taps
+        }
         self._state: dict[str, Array] = {}
         self.reset()
 
@@ -200,6 +223,8 @@ class OpenVINOSession:
         """See `Session.run`."""
         signature, opened = self._signatures[graph], self._graphs[graph]
         signature.check(inputs)
+        if graph in self._carried:
+            return self._step(graph, inputs)
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         feed |= {state.input: self._state[state.input] for state in signature.state}
         try:
@@ -213,14 +238,36 @@ class OpenVINOSession:
             raise RunFailed(f"OpenVINO failed in graph '{graph}': {_line(error)}") from error
         return outputs
 
+    def _step(self, graph: str, inputs: Mapping[str, Array]) -> Outputs:
+        try:
+            return self._carried[graph].run(inputs)
+        except RuntimeError as error:
+            raise RunFailed(f"OpenVINO failed in graph '{graph}': {_line(error)}") from error
+
     def reset(self) -> None:
         """Put all state back to zeros."""
-        self._state = {
-            s.input: np.zeros(s.shape, s.dtype) for signature in self._signatures.values() for s in signature.state
-        }
+        for carried in self._carried.values():
+            carried.reset()
+        others = [signature for name, signature in self._signatures.items() if name not in self._carried]
+        self._state = {s.input: np.zeros(s.shape, s.dtype) for signature in others for s in signature.state}
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        found = {name: array.copy() for name, array in self._state.items()}
+        for carried in self._carried.values():
+            found |= carried.state()
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        check_state(self._signatures.values(), state)
+        for carried in self._carried.values():
+            carried.restore(state)
+        self._state = {name: state[name].copy() for name in self._state}
 
     def close(self) -> None:
         """Free the graphs."""
+        self._carried.clear()
         self._graphs.clear()
 
     def compiled(self, graph: str) -> Any:
@@ -229,7 +276,8 @@ class OpenVINOSession:
 
     def counters(self, graph: str) -> Any:
         """What the last run took, layer by layer, as OpenVINO gives it; only of a session that counts."""
-        return self._graphs[graph].request.get_profiling_info()
+        carried = self._carried.get(graph)
+        return (self._graphs[graph].request if carried is None else carried.last).get_profiling_info()
 
 
 def openvino() -> Any:

@@ -36,7 +36,8 @@ _STORAGE = frozenset({"Constant", "DequantizeLinear", "EPContext", "QuantizeLine
 class Qnn(Exporter):
     """Options of an export, besides those of every `Exporter`.
 
-    The HTP has no fp32: a float graph, and what int8 leaves in float, it computes in fp16.
+    The HTP has no fp32: a float graph, and what int8 leaves in float, it computes in fp16. So it does with a graph that
+    carries state from call to call, whatever the precision.
 
     Args:
         htp: version of the Hexagon tensor processor to compile for; that of the device where it is not given.
@@ -102,7 +103,8 @@ class Qnn(Exporter):
                 job.progress(f"capturing graph '{name}'")
                 to_onnx(graph, source, self.opset, job.model.task)
                 decided, computes_in, places = {}, "fp16", _places(source)
-                if self.precision == "int8":
+                notes += [] if not graph.signature.state else [_of_state(name, self.precision)]
+                if self.precision == "int8" and not graph.signature.state:
                     lowering = self._calibrated(job, name, source, work)
                     choice = choose(lowering, job, name, self)
                     lowering.write(source, choice.lowered)
@@ -127,7 +129,7 @@ class Qnn(Exporter):
         graph = job.model.graphs["main"]
         source, typed = job.directory / "float.onnx", job.directory / f"{self.precision}.onnx"
         to_onnx(graph, source, self.opset, job.model.task)
-        if self.precision == "int8":
+        if self.precision == "int8" and not graph.signature.state:
             lowering = self._calibrated(job, "main", source, job.directory)
             lowering.write(typed, frozenset(lowering.units) - set(decisions["main"]["kept_in_float"]))
         else:
@@ -250,6 +252,14 @@ def _refuse_dynamic(job: Job, name: str) -> None:
                     f"The HTP takes fixed shapes only, but '{spec.name}' of graph '{name}' has a dynamic {size}: "
                     "export without --dynamic."
                 )
+
+
+def _of_state(name: str, precision: str) -> str:
+    instead = " instead of int8, for which samples show no ranges of state" if precision == "int8" else ""
+    return (
+        f"graph '{name}' carries state, and is computed in fp16{instead}: a count of calls is exact up to 2048 and "
+        "soon stands still, and a mean over all calls forgets the first ones from then on; reset the stream before"
+    )
 
 
 def _left(decided: Mapping[str, Any], name: str) -> list[str]:

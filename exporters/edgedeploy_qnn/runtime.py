@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
-from edgedeploy.runtime import Outputs, Runtime, Session
+from edgedeploy.runtime import Outputs, Runtime, Session, check_state
 from edgedeploy.tensors import Array, Signature
 
 #: The execution provider's name, with which its library is registered.
@@ -119,6 +119,15 @@ class QnnSession:
         self._state = {
             s.input: np.zeros(s.shape, s.dtype) for signature in self._signatures.values() for s in signature.state
         }
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`."""
+        return {name: array.copy() for name, array in self._state.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        check_state(self._signatures.values(), state)
+        self._state = {name: state[name].copy() for name in self._state}
 
     def close(self) -> None:
         """Free the graphs."""

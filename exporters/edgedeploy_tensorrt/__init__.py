@@ -36,7 +36,8 @@ class TensorRT(Exporter):
     """Options of an export, besides those of every `Exporter`.
 
     Args:
-        precision: ``fp32``, ``fp16`` or ``int8``, as types in the graph; inputs and outputs stay float32.
+        precision: ``fp32``, ``fp16``, ``int8-weights`` or ``int8``, as types in the graph; inputs, outputs and state
+            stay float32. A graph with state gets int8 weights where int8 was asked for.
         flavour: ``tensorrt``, or ``rtx`` for TensorRT for RTX.
         tensorrt: version on the device; the profile's where it states one.
         sm: compute capability of the device's GPU, times ten; the profile's.
@@ -57,7 +58,7 @@ class TensorRT(Exporter):
 
     name: ClassVar[str] = "tensorrt"
     runtime: ClassVar[str] = "tensorrt"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8-weights", "int8")
     rehearsal: ClassVar[str | None] = "onnxruntime"
     flavour: Flavour = "tensorrt"
     tensorrt: str | None = None

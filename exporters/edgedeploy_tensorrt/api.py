@@ -206,7 +206,7 @@ def builder_flags(library: Library, plan: Plan) -> dict[str, bool]:
         "DISABLE_TIMING_CACHE": not plan.timing_cache,
     }
     if not _typed(library, plan):
-        wanted |= {"FP16": plan.precision in ("fp16", "int8"), "INT8": plan.precision == "int8"}
+        wanted |= {"FP16": plan.precision in ("fp16", "int8"), "INT8": plan.precision in ("int8", "int8-weights")}
         wanted |= {"BF16": plan.precision == "bf16", "OBEY_PRECISION_CONSTRAINTS": bool(plan.float_layers)}
     return wanted
 

@@ -75,11 +75,6 @@ class Cuda:
         kind = self._bindings.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, kind, stream)
 
-    def copy_within(self, target: int, source: int, count: int, stream: Any) -> None:
-        """Start a copy of ``count`` bytes on the GPU."""
-        kind = self._bindings.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self.call("cudaMemcpyAsync", target, source, count, kind, stream)
-
     def begin_capture(self, stream: Any) -> None:
         """From here on, what is started on ``stream`` is recorded instead of run."""
         mode = self._bindings.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

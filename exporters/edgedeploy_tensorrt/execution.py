@@ -2,6 +2,9 @@
 
 Every input and output has one buffer, as large as the plan's largest shapes need, so that addresses never change: what
 TensorRT is told once stays true, and a recorded CUDA graph stays valid until the shapes change.
+
+State has two buffers, of which a call reads one and writes the other; the next call does it the other way round, so
+that nothing is copied. A CUDA graph knows the addresses that it was recorded with, so there is one for either way.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 
 from edgedeploy.errors import Incompatible, UsageError
 from edgedeploy.runtime import Outputs
-from edgedeploy.tensors import Array, Signature
+from edgedeploy.tensors import Array, Signature, StateSpec
 from edgedeploy_tensorrt.api import Library, Refused, last_error, listening
 from edgedeploy_tensorrt.cuda import Buffer, Cuda
 from edgedeploy_tensorrt.plan import Plan
@@ -51,7 +54,7 @@ class Execution:
         self._stream = cuda.call("cudaStreamCreate")
         self._buffers: dict[str, Buffer] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._recorded: Any = None
+        self._turn, self._recorded = 0, dict[int, Any]()
         try:
             self._allocate()
             self.reset()
@@ -72,9 +75,7 @@ class Execution:
             np.copyto(host, array)
             self._cuda.copy_in(self._buffers[name].device, host, self._stream)
         self._launch(record)
-        for state in self._signature.state:
-            source, target = self._buffers[state.output], self._buffers[state.input]
-            self._cuda.copy_within(target.device, source.device, target.count, self._stream)
+        self._swap()
         views = {}
         for spec in self._signature.outputs:
             views[spec.name] = self._buffers[spec.name].view(self._out(spec.name), self._types[spec.name])
@@ -89,9 +90,26 @@ class Execution:
 
     def reset(self) -> None:
         """Put the state back to zeros."""
-        for state in self._signature.state:
-            buffer = self._buffers[state.input]
+        for spec in self._signature.state:
+            buffer = self._held(spec)
             self._cuda.call("cudaMemsetAsync", buffer.device, 0, buffer.count, self._stream)
+        self._cuda.call("cudaStreamSynchronize", self._stream)
+
+    def state(self) -> dict[str, Array]:
+        """The state as it is now, copied to the host."""
+        views = {}
+        for spec in self._signature.state:
+            views[spec.input] = self._held(spec).view(spec.shape, np.dtype(spec.dtype))
+            self._cuda.copy_out(views[spec.input], self._held(spec).device, self._stream)
+        self._cuda.call("cudaStreamSynchronize", self._stream)
+        return {name: view.copy() for name, view in views.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go on from checked ``state``, which may have that of other graphs too."""
+        for spec in self._signature.state:
+            host = self._held(spec).view(spec.shape, np.dtype(spec.dtype))
+            np.copyto(host, state[spec.input])
+            self._cuda.copy_in(self._held(spec).device, host, self._stream)
         self._cuda.call("cudaStreamSynchronize", self._stream)
 
     def close(self) -> None:
@@ -102,17 +120,32 @@ class Execution:
         self._cuda.call("cudaStreamDestroy", self._stream)
         self._context = self._engine = None
 
+    def _held(self, spec: StateSpec) -> Buffer:
+        """The buffer that the next call reads the state from."""
+        return self._buffers[spec.output if self._turn else spec.input]
+
+    def _swap(self) -> None:
+        """What was written is what the next call reads."""
+        if not self._signature.state:
+            return
+        self._turn = 1 - self._turn
+        for spec in self._signature.state:
+            read, written = self._buffers[spec.input], self._buffers[spec.output]
+            read, written = (written, read) if self._turn else (read, written)
+            self._context.set_tensor_address(spec.input, read.device)
+            self._context.set_tensor_address(spec.output, written.device)
+
     def _launch(self, record: bool) -> None:
-        if record and self._recorded is None:
+        if record and self._turn not in self._recorded:
             self._enqueue()  # TensorRT allocates in its first call, which cannot be recorded
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._cuda.begin_capture(self._stream)
             try:
                 self._enqueue()
             finally:
-                self._recorded = self._cuda.end_capture(self._stream)
+                self._recorded[self._turn] = self._cuda.end_capture(self._stream)
         if record:
-            self._cuda.call("cudaGraphLaunch", self._recorded, self._stream)
+            self._cuda.call("cudaGraphLaunch", self._recorded[self._turn], self._stream)
         else:
             self._enqueue()
 
@@ -123,9 +156,8 @@ class Execution:
             raise Refused(last_error(lines))
 
     def _forget_recording(self) -> None:
-        if self._recorded is not None:
-            self._cuda.call("cudaGraphExecDestroy", self._recorded)
-            self._recorded = None
+        while self._recorded:
+            self._cuda.call("cudaGraphExecDestroy", self._recorded.popitem()[1])
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> None:
         if shapes == self._shapes:

@@ -17,7 +17,7 @@ from edgedeploy.tensors import Array
 
 Flavour = Literal["tensorrt", "rtx"]
 Hardware = Literal["none", "ampere_plus", "same_sm"]
-Kind = Literal["fp32", "fp16", "bf16", "int8"]
+Kind = Literal["fp32", "fp16", "bf16", "int8-weights", "int8"]
 
 SCHEMA = 1
 SUFFIX = ".build.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from edgedeploy.errors import Incompatible, RunFailed, Unavailable, UsageError
-from edgedeploy.runtime import Outputs, Runtime, Session
+from edgedeploy.runtime import Outputs, Runtime, Session, check_state
 from edgedeploy.tensors import Array, Signature
 from edgedeploy_tensorrt import api, build
 from edgedeploy_tensorrt import plan as plans
@@ -148,6 +148,20 @@ class TensorRTSession:
         self._last.clear()
         for execution in self._executions.values():
             execution.reset()
+
+    def state(self) -> dict[str, Array]:
+        """See `edgedeploy.runtime.Carrying.state`; copied from the GPU."""
+        found: dict[str, Array] = {}
+        for execution in self._executions.values():
+            found |= execution.state()
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `edgedeploy.runtime.Carrying.restore`."""
+        check_state(self._signatures.values(), state)
+        self._last.clear()
+        for execution in self._executions.values():
+            execution.restore(state)
 
     def close(self) -> None:
         """Free the GPU's memory."""

@@ -1,6 +1,7 @@
 """The typed graph: precision that lives in the ONNX file, so that TensorRT computes it and ONNX Runtime can check it.
 
-fp16 is half types and casts; int8 is Q/DQ nodes, and fp16 or fp32 in what is not quantised.
+fp16 is half types and casts; int8 is Q/DQ nodes, and fp16 or fp32 in what is not quantised. int8 weights are DQ nodes
+in front of layers that compute in fp32, and so is int8 in a graph with state.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def lower(exporter: TensorRT, job: Job, name: str, path: Path, again: Mapping[st
     with working_directory() as work:
         if exporter.precision == "fp16":
             return _half(exporter, job, name, path, work, None if again is None else again["kept_in_float"])
+        if exporter.precision == "int8-weights" or job.model.graphs[name].signature.state:
+            return _weights(exporter, job, name, path, work, None if again is None else again["kept_in_float"])
         float_graph = work / "before.onnx"
         shutil.copyfile(path, float_graph)
         eight = _int8(exporter, job, name, path, work, None if again is None else again["kept_in_float"])
@@ -80,16 +83,30 @@ def _int8(exporter: TensorRT, job: Job, name: str, path: Path, work: Path, kept:
 
 
 def _half(exporter: TensorRT, job: Job, name: str, path: Path, work: Path, kept: Sequence[str] | None) -> Typed:
-    from edgedeploy.precision.choice import choose
+    from edgedeploy.precision.choice import ReadySamples, choose
     from edgedeploy.precision.half import HalfLowering
 
-    lowering = HalfLowering(path, job.model.graphs[name].signature, work, job.calibration)
+    lowering = HalfLowering(path, job.model.graphs[name].signature, work, ReadySamples(job, name))
     if kept is not None:
         lowering.write(path, frozenset(lowering.units) - frozenset(kept))
         return Typed({})
     found = choose(lowering, job, name, exporter)
     lowering.write(path, found.lowered)
     return Typed(found.record(), tuple(found.notes(exporter.precision)))
+
+
+def _weights(exporter: TensorRT, job: Job, name: str, path: Path, work: Path, kept: Sequence[str] | None) -> Typed:
+    from edgedeploy.precision.choice import choose, weights_note
+    from edgedeploy.precision.weights import WeightLowering
+
+    lowering = WeightLowering(path, job.model.graphs[name].signature, "dequantize", work)
+    if kept is not None:
+        lowering.write(path, frozenset(lowering.units) - frozenset(kept))
+        return Typed({})
+    found = choose(lowering, job, name, exporter)
+    lowering.write(path, found.lowered)
+    notes = found.notes(exporter.precision)
+    return Typed(found.record(), (*notes, *([weights_note(name)] if exporter.precision == "int8" else [])))
 
 
 def _rest(exporter: TensorRT, job: Job, name: str, path: Path, float_graph: Path, kept: Sequence[str] | None) -> Typed:

@@ -24,7 +24,8 @@ def _cases() -> list[tuple[str, str]]:
         except Unavailable:
             found.append((name, "fp32"))
             continue
-        found += [(name, precision) for precision in kind.precisions if precision in contract.FURTHEST]
+        known = contract.FURTHEST.keys() - {"int8-weights"}  # for models with state: test_keyword_export
+        found += [(name, precision) for precision in kind.precisions if precision in known]
     return found
 
 

@@ -24,7 +24,7 @@ from edgedeploy.capture import reference_session
 from edgedeploy.errors import ExportFailed, UsageError
 from edgedeploy.exporter import Evidence, Exporter, Job, Request, Written, export
 from edgedeploy.model import Graph, Model, Source
-from edgedeploy.runtime import TAP, Session
+from edgedeploy.runtime import TAP, Carrying, Session
 from edgedeploy.tasks import Detect, contract_of, from_contract
 from edgedeploy.tasks.raw import Raw
 from edgedeploy.tasks.task import Prepared
@@ -229,7 +229,7 @@ def test_state_is_carried_and_reset(precision: str, tmp_path: Path) -> None:
             written(what, tmp_path, precision)
         return
     assert done.requires == ("coreml>=9",)
-    assert any("keeps state in fp16" in note for note in done.notes)
+    assert any("Core ML has state in fp16 only" in note for note in done.notes)
     session = CoreMLRuntime().open({"main": tmp_path / done.files["main"]}, done.signatures)
     inputs, h = np.random.default_rng(0).standard_normal((3, 1, 8)).astype(np.float32), torch.zeros(1, 8)
     wanted = []
@@ -396,9 +396,16 @@ class Stand:
         self.given: list[Any] = []
         self._interpreter = Interpreter(read(Path(path)).program())
 
-    def make_state(self) -> object:
+    def make_state(self) -> Stand:
         self._interpreter.reset()
-        return object()
+        return self
+
+    def read_state(self, name: str) -> Any:
+        return self._interpreter.state[name].astype(np.float16)
+
+    def write_state(self, name: str, value: Any) -> None:
+        assert value.dtype == np.float16
+        self._interpreter.state = self._interpreter.state | {name: value}
 
     def predict(self, feed: Mapping[str, Any], state: object = None) -> Mapping[str, Any]:
         self.given = [*feed.values(), state]
@@ -433,6 +440,12 @@ def test_core_ml_is_given_what_it_takes(kind: str, tmp_path: Path, monkeypatch: 
         x = {spec.name: pixels / np.float32(255)}
         for name, values in ours.run(x).items():
             close(session.run(x)[name], values, atol=1e-6)
+    if kind == "state":
+        assert isinstance(session, Carrying)
+        assert isinstance(ours, Carrying)
+        for one, other in ((session, ours), (ours, session)):
+            one.restore(other.state())
+            np.testing.assert_array_equal(one.state()["h"], other.state()["h"])
     (given, used), facts = session._models["main"].given, session.facts
     assert getattr(given, "mode", None) == ("RGB" if kind == "image" else None)
     assert (used is not None) == (kind == "state")
@@ -495,13 +508,11 @@ def test_an_option_that_cannot_be_is_refused_at_once(precision: str, options: di
     assert said in str(caught.value)
 
 
-def test_state_needs_a_newer_target_and_no_int8(tmp_path: Path) -> None:
+def test_state_needs_a_newer_target(tmp_path: Path) -> None:
     state = (StateSpec("h", "h_next", "float32", (1, 8)),)
     what = model(Cell(), [TensorSpec("x", "float32", (1, 8))], [TensorSpec("y", "float32", (1, 8))], state=state)
     with pytest.raises(UsageError, match="state that is carried from call to call from iOS18 on, not in iOS17"):
         written(what, tmp_path, "fp32", target="iOS17")
-    with pytest.raises(UsageError, match="carries state, which is not quantised here: export it in fp16"):
-        written(what, tmp_path, "int8")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from edgedeploy.errors import ExportFailed, Incompatible, RunFailed, UsageError
 from edgedeploy.exporter import Evidence, Exporter, Job, Prepares, Request, export
 from edgedeploy.golden import Sample
 from edgedeploy.model import Graph, Model, Source
-from edgedeploy.runtime import Session
+from edgedeploy.runtime import Carrying, Session
 from edgedeploy.tasks.raw import Raw
 from edgedeploy.tensors import Array, Signature, StateSpec, TensorSpec
 
@@ -198,13 +198,22 @@ def test_a_binary_that_does_not_compute_its_graph_is_noticed(tmp_path: Path) -> 
 # What a session carries
 
 
-def test_state_is_carried_and_reset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_state_is_carried_in_fp16_and_reset(precision: str, tmp_path: Path) -> None:
     made, ones = adder(tmp_path / "adder.onnx"), np.ones((1, 2), np.float32)
     job = Job(made, Raw(), tmp_path / "out", reference_session(made), (), lambda _: None)
     job.directory.mkdir()
-    written = exporter("fp16").write(job)
+    written = exporter(precision).write(job)
+    (note,) = [note for note in written.notes if "carries state, and is computed in fp16" in note]
+    assert ("instead of int8" in note) == (precision == "int8")
     session = QnnRuntime().open({"main": job.directory / written.files["main"]}, written.signatures)
+    assert isinstance(session, Carrying)
     assert [float(session.run({"x": ones})["y"][0, 0]) for _ in range(3)] == pytest.approx([1, 2, 3], abs=1e-3)
+    (name,) = session.state()
+    session.restore({name: np.full((1, 2), 2046, np.float32)})
+    assert [round(float(session.run({"x": ones})["y"][0, 0])) for _ in range(2)] == [2047, 2048]
+    session.restore({name: np.full((1, 2), 9999, np.float32)})
+    assert len({float(session.run({"x": ones})["y"][0, 0]) for _ in range(4)}) == 1  # as is noted
     session.reset()
     assert float(session.run({"x": ones})["y"][0, 0]) == pytest.approx(1, abs=1e-3)
 

@@ -52,7 +52,6 @@ def test_the_bindings_take_every_call_that_is_made(bindings: Any) -> None:
         lambda: made.call("cudaFree", 0),
         lambda: made.copy_in(0, host, stream),
         lambda: made.copy_out(host, 0, stream),
-        lambda: made.copy_within(0, 0, 4, stream),
         lambda: made.call("cudaMemsetAsync", 0, 0, 4, stream),
         lambda: made.call("cudaStreamSynchronize", stream),
         lambda: made.begin_capture(stream),
@@ -85,11 +84,10 @@ def test_memory_goes_to_the_gpu_and_back(bindings: Any) -> None:
     host[...] = [1, 2, 3, 4]
     made.copy_in(one.device, host, stream)
     made.begin_capture(stream)
-    made.copy_within(other.device, one.device, 16, stream)
+    back = other.view((4,), np.dtype(np.float32))
+    made.copy_out(back, one.device, stream)
     recorded = made.end_capture(stream)
     made.call("cudaGraphLaunch", recorded, stream)
-    back = other.view((4,), np.dtype(np.float32))
-    made.copy_out(back, other.device, stream)
     made.call("cudaStreamSynchronize", stream)
     np.testing.assert_array_equal(back.astype(np.float64), [1, 2, 3, 4])
     made.call("cudaGraphExecDestroy", recorded)

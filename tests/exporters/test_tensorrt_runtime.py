@@ -31,9 +31,7 @@ from edgedeploy.tensors import Signature, StateSpec, TensorSpec
 class FakeCuda:
     """The functions of CUDA's runtime that are used, over main memory; ``fail`` makes one of them fail."""
 
-    cudaMemcpyKind = SimpleNamespace(
-        cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out", cudaMemcpyDeviceToDevice="within"
-    )
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out")
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=2)
 
     def __init__(self) -> None:
@@ -157,19 +155,19 @@ class FakeEngine:
         if self.refuses:
             return False
         self.gpu.done.append("launched")
-        self.gpu.start(self.compute)
+        addresses = dict(self.addresses)  # a recording keeps those that it was made with
+        self.gpu.start(lambda: self.compute({name: self.array(name, addresses[name]) for name in self.names}))
         return True
 
-    def compute(self) -> None:
-        x, y = self.array("x"), self.array("y")
-        s = self.array("s") if self.state else np.zeros(1, np.float32)
-        y[...] = 2 * x + s.sum()
+    def compute(self, arrays: dict[str, Any]) -> None:
+        s = arrays["s"] if self.state else np.zeros(1, np.float32)
+        arrays["y"][...] = 2 * arrays["x"] + s.sum()
         if self.state:
-            self.array("t")[...] = s + 1
+            arrays["t"][...] = s + 1
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str, address: int) -> Any:
         shape = self.get_tensor_shape(name)
-        values = (ctypes.c_float * int(np.prod(shape))).from_address(self.addresses[name])
+        values = (ctypes.c_float * int(np.prod(shape))).from_address(address)
         return np.ctypeslib.as_array(values).reshape(shape)
 
 
@@ -232,9 +230,26 @@ def test_state_stays_on_the_gpu_and_starts_at_zero() -> None:
     gpu = FakeCuda()
     opened = session(gpu, FakeEngine(gpu, state=True))
     assert [float(call(opened, 1)[0, 0]) for _ in range(3)] == [2.0, 3.0, 4.0]
-    assert gpu.done == ["in", "launched", "within", "out"] * 3
+    assert gpu.done == ["in", "launched", "out"] * 3
     opened.reset()
     assert float(call(opened, 1)[0, 0]) == 2.0
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_state_is_taken_out_and_put_back(recorded: bool, calls: int) -> None:
+    """After an odd and an even number of calls: the state then lies in the one or the other of two buffers."""
+    gpu = FakeCuda()
+    opened = session(gpu, FakeEngine(gpu, state=True), cuda_graph=recorded)
+    for _ in range(calls):
+        call(opened, 1)
+    held = opened.state()
+    np.testing.assert_array_equal(held["s"], np.array([calls], np.float32))
+    later = [float(call(opened, 1)[0, 0]) for _ in range(3)]
+    opened.restore(held)
+    with pytest.raises(UsageError, match=r"'s' is float32 \[1\], and what was given float32 \[2\]"):
+        opened.restore({"s": np.zeros(2, np.float32)})
+    assert [float(call(opened, 1)[0, 0]) for _ in range(3)] == later
 
 
 @pytest.mark.parametrize("state", [False, True])
@@ -244,8 +259,9 @@ def test_launches_are_recorded_once_for_each_shape(state: bool) -> None:
     got = [float(call(opened, rows, 3.0)[0, 0]) for rows in (1, 1, 1, 2, 2)]
     assert got == [6.0, 7.0, 8.0, 9.0, 10.0] if state else got == [6.0] * 5
     assert gpu.done.count("replayed") == 5
-    assert gpu.done.count("launched") == 4  # once to warm up and once to record, for both shapes
-    assert gpu.done.count("forgotten") == 1
+    ways = 2 if state else 1  # state is read from two buffers in turn
+    assert gpu.done.count("launched") == 4 * ways  # once to warm up and once to record, for both shapes
+    assert gpu.done.count("forgotten") == ways
     assert opened.facts["cuda_graph"] == 1
 
 
