@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 from edgedeploy import plugins
 from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact
+from edgedeploy.bench.frames import frames_of
 from edgedeploy.bench.target import Job, Target, split
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.records import canonical
 from edgedeploy.runtime import Runtime
-from edgedeploy.tasks import Raw, Task, from_contract
-from edgedeploy.tasks.image import SUFFIXES, engine, read_image
+from edgedeploy.tasks import STREAM, Detect, Keywords, Raw, Task, audio, from_contract, image
 from edgedeploy.tensors import Signature
 
 #: Samples taken from a folder at most, evenly spread over it: all of them are held in memory, decoded.
@@ -34,9 +35,8 @@ def load(job: Job) -> Target:
     """
     artifact = open_artifact(job.path)
     manifest = artifact.manifest
-    if job.graph not in artifact.signatures:
-        raise UsageError(f"{manifest.name} has no graph '{job.graph}'.{did_you_mean(job.graph, artifact.signatures)}")
-    signature = artifact.signatures[job.graph]
+    graph = graph_of(artifact, job.graph)
+    signature = artifact.signatures[graph]
     _check_batch(manifest.name, signature, split(job, signature, manifest.name)[0])
     backend = job.backend or manifest.exporter.runtime
     runtime = _runtime(backend, job)
@@ -45,15 +45,39 @@ def load(job: Job) -> Target:
         name=manifest.name,
         digest=digest_of(artifact),
         backend=backend,
-        model_size=artifact.model_size,
+        model_size=size_of(artifact, graph),
         signature=signature,
         task=task,
-        samples=_samples(artifact, job, task),
+        samples=_golden(artifact, graph) if job.samples is None else samples_in(Path(job.samples), task),
         load_runtime=lambda: _import(runtime),
-        open=lambda: runtime.open(artifact.files, artifact.signatures),
-        image_engine=None if isinstance(task, Raw) else engine(),
+        open=lambda: runtime.open({graph: artifact.files[graph]}, {graph: signature}),
+        image_engine=image.engine() if isinstance(task, Detect) else None,
         profile=lambda inputs, graph: runtime.profile(artifact.files, artifact.signatures, inputs, graph),
+        graph=graph,
+        frames=frames_of(task, graph),
     )
+
+
+def graph_of(artifact: Artifact, asked: str | None) -> str:
+    """The graph of the bundle to run: the one that is ``asked`` for, else that of streams where there is one.
+
+    Raises:
+        UsageError: there is no such graph.
+    """
+    known = artifact.signatures
+    graph = asked or (STREAM if STREAM in known else "main")
+    if graph not in known:
+        raise UsageError(f"{artifact.manifest.name} has no graph '{graph}'.{did_you_mean(graph, known)}")
+    return graph
+
+
+def size_of(artifact: Artifact, graph: str) -> int:
+    """Bytes on disk of what a session of ``graph`` loads: its file or folder, and weights that lie beside it."""
+    if len(artifact.signatures) == 1:
+        return artifact.model_size
+    file = artifact.manifest.graphs[graph].file
+    own = (f"{file}/", f"{file.rpartition('.')[0]}.")
+    return sum(record.size for name, record in artifact.manifest.files.items() if name == file or name.startswith(own))
 
 
 def _runtime(backend: str, job: Job) -> Runtime:
@@ -88,16 +112,30 @@ def _check_batch(name: str, signature: Signature, batch: int) -> None:
         raise UsageError(f"{name} takes batches of {takes} only, not of {batch}. Export it for another batch.")
 
 
-def _samples(artifact: Artifact, job: Job, task: Task[Any]) -> tuple[Any, ...]:
-    if job.samples is None:
-        return tuple(artifact.sample(golden) for golden in artifact.manifest.golden if golden.graph == job.graph)
-    path, suffixes = Path(job.samples), (".npy",) if isinstance(task, Raw) else SUFFIXES
+def _golden(artifact: Artifact, graph: str) -> tuple[Any, ...]:
+    return tuple(artifact.sample(golden) for golden in artifact.manifest.golden if golden.graph == graph)
+
+
+def samples_in(path: Path, task: Task[Any]) -> tuple[Any, ...]:
+    """The samples in a file or folder, as ``task`` takes them: `SAMPLES` of those of its kind at most.
+
+    Raises:
+        UsageError: one cannot be read, or is not as the task takes it.
+    """
+    suffixes, read = _reader(task)
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes) if path.is_dir() else [path]
     picks = np.unique(np.linspace(0, len(files) - 1, min(SAMPLES, len(files))).astype(int)) if files else ()
-    chosen = [files[i] for i in picks]
+    return tuple(read(files[i]) for i in picks)
+
+
+def _reader(task: Task[Any]) -> tuple[tuple[str, ...], Callable[[Path], Any]]:
+    """Suffixes of the files that the samples of ``task`` come in, and what reads one."""
     if isinstance(task, Raw):
-        return tuple(_array(file) for file in chosen)
-    return tuple(read_image(file) for file in chosen)
+        return (".npy",), _array
+    if isinstance(task, Keywords):
+        rate = task.features.sample_rate
+        return audio.SUFFIXES, lambda file: audio.read_audio(file, rate)
+    return image.SUFFIXES, image.read_image
 
 
 def _array(file: Path) -> Any:

@@ -27,6 +27,8 @@ SWITCHES = 100.0
 COARSE = 0.01
 #: A clock moved where the top of its readings is so much above the bottom; a device got hotter by so many degrees.
 MOVED, HOTTER = 0.10, 5.0
+#: A real-time factor above which frames of a stream leave little time for anything else.
+NEAR = 0.8
 #: Readings over time of a sensor that say something about a change.
 READINGS = 4
 #: Samples with more than so many times the values of the model's input are mostly resized.
@@ -48,7 +50,7 @@ def doubts(
         asked: the percentiles that somebody wants to read from it, as shares.
     """
     checks: tuple[Callable[[Measurement], list[str]], ...] = (
-        _unreached, _unsteady, _means, _spread, patterns, *CIRCUMSTANCES, _large,
+        _unreached, _unsteady, _means, _spread, patterns, *CIRCUMSTANCES, _large, _real_time, _rate,
     )  # fmt: skip
     found = [sentence for check in checks for sentence in check(measurement)]
     return (*_few(measurement, asked), *found, *_earlier(measurement, earlier))
@@ -283,6 +285,29 @@ def _large(measurement: Measurement) -> list[str]:
     return [
         f"The samples are up to {height}x{width}, {sample / largest:.0f} times the values that the model takes: "
         f"prepare ({_time(measurement.median('prepare'))}) is for samples of that size."
+    ]
+
+
+def _real_time(measurement: Measurement) -> list[str]:
+    """Frames of a stream that are late, or nearly so."""
+    frames, factor = measurement.conditions.frames, measurement.real_time_factor
+    if frames is None or factor is None or factor <= NEAR:
+        return []
+    left = "does not keep up with the stream" if factor > 1 else "leaves little time for anything else"
+    return [
+        f"A frame takes {_time(factor * frames.period)} on average and the next one is due after "
+        f"{_time(frames.period)}: a real-time factor of {factor:.2f} {left}."
+    ]
+
+
+def _rate(measurement: Measurement) -> list[str]:
+    """Frames that came at another rate than the stream has."""
+    frames, rate = measurement.conditions.frames, measurement.conditions.scenario.rate
+    if frames is None or rate is None or abs(rate * frames.period - 1) < 1e-6:
+        return []
+    return [
+        f"Frames came at {show(rate, 'Hz')}, and the stream has {1 / frames.period:g} per second: missed deadlines are "
+        f"not those of the stream. Give --rate {1 / frames.period:g}Hz."
     ]
 
 

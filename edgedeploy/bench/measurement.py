@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedeploy.bench.environment import Environment, changes
+from edgedeploy.bench.frames import Frames
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.statistics.quantiles import TooFew, needed, quantile
 from edgedeploy.bench.statistics.uncertainty import between
@@ -127,6 +128,7 @@ class Conditions:
         scenario: how queries arrived.
         mean_of: passes that each sample is the mean of: 1, but for runners that tell no single times.
         in_turn: whether another artifact was run between the passes, as in an A/B run.
+        frames: what a pass is where the graph takes a stream; ``None`` where it takes samples one by one.
     """
 
     name: str
@@ -145,6 +147,19 @@ class Conditions:
     scenario: Scenario = SINGLE_STREAM
     mean_of: int = 1
     in_turn: bool = False
+    frames: Frames | None = None
+
+    @property
+    def subject(self) -> str:
+        """What was measured, for people: the artifact, and its graph where that is not the only usual one."""
+        return self.name if self.graph == "main" else f"{self.name} ({self.graph})"
+
+    @property
+    def period(self) -> float | None:
+        """Seconds in which an answer has to be there to keep up: of a frame of the stream, or of a paced query."""
+        if self.frames is not None:
+            return self.frames.period
+        return 1 / self.scenario.rate if self.scenario.name == "paced" and self.scenario.rate else None
 
     @property
     def samples_per_pass(self) -> int:
@@ -155,6 +170,8 @@ class Conditions:
         """What must agree before two latencies may be subtracted: all but which model it was, and for how long."""
         keys = ("backend", "options", "threads", "graph", "batch", "inputs", "sample_shape", "includes")
         found: dict[str, object] = {key: getattr(self, key) for key in keys}
+        if self.frames is not None:  # the fingerprints of all others stay what they were
+            found["frames"] = to_json(self.frames)
         return found | {"scenario": to_json(self.scenario), "mean_of": self.mean_of, "in_turn": self.in_turn}
 
 
@@ -247,6 +264,18 @@ class Measurement:
     def compute_throughput(self) -> float:
         """Samples per second of the graph alone, called back to back: batch / mean of compute."""
         return self.conditions.samples_per_pass / self.mean("compute")
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Time that an answer takes, its wait not counted, over the time in which the next one is due; means.
+
+        That time is the stream's own where a pass is a frame of one, at whatever rate the frames were fed, and else
+        the period of paced queries; ``None`` where nothing sets a pace. Above 1 it cannot keep up.
+        """
+        period = self.conditions.period
+        if period is None:
+            return None
+        return float(np.concatenate([process.samples.own_seconds() for process in self.processes]).mean()) / period
 
     @property
     def peak_memory(self) -> int | None:

@@ -60,6 +60,7 @@ class Outcome:
         throughput: samples per second; its name says of what kind.
         rules: what MLPerf asks for and this run has not; empty too where MLPerf has no such scenario.
         notes: what else has to be known.
+        real_time_factor: see `Measurement.real_time_factor`, with the range that stretches of the run have.
     """
 
     scenario: Name
@@ -70,6 +71,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     schedule: Schedule | None = None
     endurance: Endurance | None = None
+    real_time_factor: Metric | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of all of it."""
@@ -96,9 +98,10 @@ def outcome(measurement: Measurement) -> Outcome:
         mlperf=_mlperf(measurement),
         throughput=throughput,
         rules=_rules(measurement, timed),
-        notes=(*_kept(measurement), *(notes(scenario.rate or 0.0, timed) if timed else ())),
+        notes=(*_kept(measurement), *(notes(scenario.rate or 0.0, timed) if timed else ()), *_unpaced(measurement)),
         schedule=timed,
         endurance=long,
+        real_time_factor=_real_time_factor(measurement),
     )
 
 
@@ -169,6 +172,30 @@ def _throughput(measurement: Measurement) -> Metric:
     if len(rates) < STRETCHES:
         return Metric(name, samples * value, "1/s")
     return Metric(name, samples * value, "1/s", samples * min(value, *rates), samples * max(value, *rates))
+
+
+def _real_time_factor(measurement: Measurement) -> Metric | None:
+    value, period = measurement.real_time_factor, measurement.conditions.period
+    if value is None or period is None:
+        return None
+    stretches = math.ceil(STRETCHES / len(measurement.processes))
+    each = (np.array_split(process.samples.own_seconds(), stretches) for process in measurement.processes)
+    parts = [part for split in each for part in split]
+    if min(map(len, parts)) < SHORTEST:
+        return Metric("real-time factor", value, "")
+    factors = [value, *(float(part.mean()) / period for part in parts)]
+    return Metric("real-time factor", value, "", min(factors), max(factors))
+
+
+def _unpaced(measurement: Measurement) -> list[str]:
+    """Of frames back to back."""
+    frames, scenario = measurement.conditions.frames, measurement.conditions.scenario
+    if frames is None or scenario.name == "paced":
+        return []
+    return [
+        f"Frames were taken back to back. A device that waits {_time(frames.period)} for each has colder caches and "
+        f"lower clocks: measure it with --scenario paced --rate {1 / frames.period:g}Hz."
+    ]
 
 
 def _wall(measurement: Measurement, process: Process) -> float:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgedeploy.bench.sampling import BatchSteps
+from edgedeploy.bench.streaming import steps_of
 from edgedeploy.bench.target import Job, load
 from edgedeploy.bench.worker import Tell, open_target, serve
 from edgedeploy.errors import Unavailable
@@ -56,12 +56,12 @@ def profile(job: Job, tell: Tell) -> Answer:
     opened = open_target(target, tell)
     try:
         facts = dict(opened.session.facts)
-        steps = BatchSteps(target, opened.session, job.graph, job.batch)
+        steps = steps_of(target, opened.session, job.batch)
         ready = steps.prepare(0)
         tell("phase", {"phase": "timing passes without the profiler"})
         before = timed_passes(lambda: steps.compute(ready))
         tell("phase", {"phase": "profiling"})
-        found = target.profile(ready.inputs, job.graph)
+        found = target.profile(ready.inputs, target.graph)
         tell("phase", {"phase": "timing passes without the profiler again"})
         after = timed_passes(lambda: steps.compute(ready))
     finally:

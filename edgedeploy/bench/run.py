@@ -35,7 +35,7 @@ class BenchOptions:
         processes: workers, one after the other: what differs from start to start (memory layout, which kernels were
             picked) shows only between them.
         options: options of the runtime.
-        graph: name of the graph to run.
+        graph: name of the graph to run; ``None`` is that of streams where the bundle has one, else ``main``.
         samples: folder or file with real samples; ``None`` takes those of the bundle.
         silence: seconds without a sign of life after which a worker is killed.
         loader: ``module:function`` that makes a `Target` of a `Job`.
@@ -54,7 +54,7 @@ class BenchOptions:
     duration: float = 10.0
     processes: int = 3
     options: Mapping[str, Option] = field(default_factory=dict)
-    graph: str = "main"
+    graph: str | None = None
     samples: str | None = None
     silence: float = 300.0
     loader: str = "edgedeploy.bench.bundle:load"

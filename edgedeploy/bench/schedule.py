@@ -31,7 +31,7 @@ class Schedule:
         misses: share of the queries that were late or unanswered; ``None`` without a deadline.
         misses_interval: two shares that have the true one between them with 95 % confidence; misses that follow one
             another count for less than as many apart.
-        real_time_factor: time that the answers took over the time that the queries span. Above 1 they cannot keep up.
+        load: time that the answers took over the time that the queries span. Above 1 they cannot keep up at this rate.
         growth: seconds that the queue grew by each second; 0 where it keeps up.
         behind: wait of the last query that was begun.
         wake_up: median of how late queries were begun that found the session free: the timer's fault.
@@ -45,7 +45,7 @@ class Schedule:
     unanswered: int
     misses: float | None
     misses_interval: tuple[float, float] | None
-    real_time_factor: float
+    load: float
     growth: float
     behind: float
     wake_up: float
@@ -69,7 +69,7 @@ def schedule(measurement: Measurement) -> Schedule:
     ]
     queries, misses = sum(map(len, missed)), int(np.concatenate(missed).sum())
     alike = effective_share(missed)  # one that is late makes those behind it late
-    factor = scenario.rate * float(own.mean())
+    load = scenario.rate * float(own.mean())
     wake_ups = np.concatenate([_wake_ups(passes) for passes in samples])
     warm = [process.warmup.own_seconds()[-max(1, len(process.warmup) // 3) :] for process in measurement.processes]
     return Schedule(
@@ -78,8 +78,8 @@ def schedule(measurement: Measurement) -> Schedule:
         unanswered=sum(unanswered),
         misses=None if scenario.limit is None else misses / queries,
         misses_interval=None if scenario.limit is None else share_interval(misses / queries * alike, alike),
-        real_time_factor=factor,
-        growth=float(np.median([_growth(passes) for passes in samples])) if factor > 1 else 0.0,
+        load=load,
+        growth=float(np.median([_growth(passes) for passes in samples])) if load > 1 else 0.0,
         behind=float(np.median([passes.seconds(WAIT)[-1] for passes in samples])) if samples[0].wait else 0.0,
         wake_up=float(np.median(wake_ups)) if len(wake_ups) else 0.0,
         wake_up_latest=float(wake_ups.max()) if len(wake_ups) else 0.0,
@@ -116,11 +116,11 @@ def _growth(passes: Passes) -> float:
 def notes(rate: float, found: Schedule) -> list[str]:
     """What has to be known beside the numbers, of queries that come at ``rate`` per second."""
     told = []
-    if found.real_time_factor > 1:
+    if found.load > 1:
         told.append(
-            f"It cannot keep up: an answer takes {_time(found.real_time_factor / rate)} on average and a query is due "
+            f"It cannot keep up: an answer takes {_time(found.load / rate)} on average and a query is due "
             f"every {_time(1 / rate)}; the queue grew by {_time(found.growth)} each second, and the last query waited "
-            f"{_time(found.behind)}. It answers {rate / found.real_time_factor:.4g} per second."
+            f"{_time(found.behind)}. It answers {rate / found.load:.4g} per second."
         )
     if found.back_to_back and abs(found.service / found.back_to_back - 1) > APART:
         times = found.service / found.back_to_back

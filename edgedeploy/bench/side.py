@@ -17,8 +17,9 @@ from typing import Any
 
 from edgedeploy.bench.environment import collect, imported_packages
 from edgedeploy.bench.measurement import PARTS, Passes, Process
-from edgedeploy.bench.sampling import BatchSteps, Recorder, warm_up
+from edgedeploy.bench.sampling import Recorder, warm_up
 from edgedeploy.bench.sensors.watch import Watch
+from edgedeploy.bench.streaming import steps_of
 from edgedeploy.bench.target import Job, load
 from edgedeploy.bench.telemetry import Clock, between, peak_memory, read_counters, resolution
 from edgedeploy.bench.worker import Answer, Opened, Tell, conditions_of, open_target, read_line, serve
@@ -56,7 +57,7 @@ def measure(job: Job, tell: Tell, clock: Clock = time.perf_counter_ns) -> Answer
     target = load(job)
     opened = open_target(target, tell, clock)
     try:
-        steps = BatchSteps(target, opened.session, job.graph, job.batch)
+        steps = steps_of(target, opened.session, job.batch)
         recorder = Recorder(steps, clock)
         tell("phase", {"phase": "running the first inference"})
         recorder.run(0.0, 1)

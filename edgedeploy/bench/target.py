@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgedeploy.bench.frames import Frames
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.errors import UsageError
 from edgedeploy.runtime import Profile, Session
@@ -30,7 +31,7 @@ class Job:
         backend: name of the runtime; ``None`` leaves it to the bundle.
         options: options of the runtime.
         threads: threads inside one call; ``None`` is the runtime's default.
-        graph: name of the graph to run.
+        graph: name of the graph to run; ``None``: that of streams where there is one, else ``main``.
         batch: samples per pass.
         size: height and width to run at; ``None`` is what the bundle says.
         samples: folder or file with real samples; ``None`` takes those of the bundle.
@@ -47,7 +48,7 @@ class Job:
     backend: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     threads: int | None = None
-    graph: str = "main"
+    graph: str | None = None
     batch: int = 1
     size: tuple[int, int] | None = None
     samples: str | None = None
@@ -74,6 +75,8 @@ class Target:
         open: opens the session, with the job's threads and options.
         image_engine: the library that the task resizes images with.
         profile: where the time of a pass of a graph goes, node by node; see `edgedeploy.runtime.Runtime.profile`.
+        graph: name of the graph that is run.
+        frames: what a pass is where the graph takes a stream; ``None`` where it takes samples one by one.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Target:
     open: Callable[[], Session]
     image_engine: str | None = None
     profile: Callable[[Mapping[str, Array], str], Profile] | None = None
+    graph: str = "main"
+    frames: Frames | None = None
 
 
 def load(job: Job) -> Target:
@@ -135,6 +140,11 @@ def split(job: Job, signature: Signature, name: str) -> tuple[int, int]:
 def _check(job: Job, target: Target) -> None:
     scenario, state = job.scenario, bool(target.signature.state)
     split(job, target.signature, target.name)
+    if target.frames is not None and scenario.name in ("server", "multi-stream"):
+        raise UsageError(
+            f"{target.name} takes the frames of one stream, which come one by one and by its own clock, and not as "
+            f"'{scenario.name}': measure it single-stream, paced or sustained."
+        )
     if state and scenario.name == "offline":
         raise UsageError(
             f"{target.name} carries state from one sample to the next, and those of 'offline' may be taken in any "

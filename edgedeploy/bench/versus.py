@@ -26,17 +26,20 @@ from edgedeploy.records import from_json, to_json
 
 #: What of an environment belongs to the backend: it differs where the backends do.
 OF_BACKEND = ("runtime", "packages", "image_engine")
+#: What of the conditions belongs to the graph: it differs where two graphs of one artifact are compared.
+OF_GRAPH = ("graph", "inputs", "frames")
 #: Pairs of processes where nobody says how many: the interval of the ratio widens fast with fewer.
 PAIRS = 5
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A bundle, and what is special to it: runtime and options that replace those of both."""
+    """A bundle, and what is special to it: runtime, options and graph that replace those of both."""
 
     path: str | Path
     backend: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    graph: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,14 @@ class Versus:
     def differences(self) -> tuple[str, ...]:
         """Each condition in which the second differs from the first, as ``key: first -> second``.
 
-        What a session computes in is none, where two models are compared: it is what the models differ in.
+        What a session computes in is none, where two models are compared: it is what the models differ in. Nor is what
+        two graphs of one artifact take.
         """
         sides = [side.comparable() for side in (self.first, self.second)]
         if self.first.conditions.digest != self.second.conditions.digest:
             sides = [{**side, "facts": _but(side["facts"], "computes_in")} for side in sides]
+        elif self.first.conditions.graph != self.second.conditions.graph:
+            sides = [{key: value for key, value in side.items() if key not in OF_GRAPH} for side in sides]
         return changes(*sides)
 
     def doubts(self) -> tuple[str, ...]:
@@ -90,8 +96,8 @@ class Versus:
         other = [text for text in self.differences() if text.partition(":")[0] not in told]
         if other:
             found.append(f"Conditions differ, so that more than the model is compared ({'; '.join(other)}).")
-        alike = self.first.conditions.name == self.second.conditions.name
-        names = ("first", "second") if alike else (self.first.conditions.name, self.second.conditions.name)
+        alike = self.first.conditions.subject == self.second.conditions.subject
+        names = ("first", "second") if alike else (self.first.conditions.subject, self.second.conditions.subject)
         said = [circumstances(side) for side in (self.first, self.second)]
         found += [sentence for sentence in said[0] if sentence in said[1]]
         for name, mine, others in zip(names, said, said[::-1], strict=True):
@@ -171,6 +177,7 @@ def _job(one: str | Path | Contestant, options: BenchOptions, where: Where) -> J
         options,
         backend=contestant.backend or options.backend,
         options={**options.options, **contestant.options},
+        graph=contestant.graph or options.graph,
         duration=options.duration / 2,
     )
     return job_of(contestant.path, own, where.way)

@@ -25,9 +25,10 @@ from edgedeploy.bench import loadgen
 from edgedeploy.bench.drive import Limits, Sleep, drive
 from edgedeploy.bench.environment import Environment, collect, imported_packages
 from edgedeploy.bench.measurement import PARTS, WAIT, Conditions, Process
-from edgedeploy.bench.sampling import LIMIT, BatchSteps, QuerySteps, Recorder, warm_up
+from edgedeploy.bench.sampling import LIMIT, QuerySteps, Recorder, warm_up
 from edgedeploy.bench.sensors.watch import Watch
 from edgedeploy.bench.stopping import precise
+from edgedeploy.bench.streaming import steps_of
 from edgedeploy.bench.target import Job, Target, load, split
 from edgedeploy.bench.telemetry import (
     Clock,
@@ -126,7 +127,7 @@ def open_target(target: Target, tell: Tell, clock: Clock = time.perf_counter_ns)
 
 def _measure_session(job: Job, target: Target, opened: Opened, tell: Tell, timer: Timer) -> Answer:
     batch, passes = split(job, target.signature, target.name)
-    one = BatchSteps(target, opened.session, job.graph, batch)
+    one = steps_of(target, opened.session, batch)
     steps = one if passes == 1 else QuerySteps(one, passes)
     tell("phase", {"phase": "running the first inference"})
     recorder = Recorder(steps, timer.clock)
@@ -201,7 +202,7 @@ def conditions_of(job: Job, target: Target, inputs: Mapping[str, Array]) -> Cond
         backend=target.backend,
         options=dict(job.options),
         threads=job.threads,
-        graph=job.graph,
+        graph=target.graph,
         batch=job.batch,
         inputs={name: tuple(tensor.shape) for name, tensor in inputs.items()},
         sample_count=len(target.samples),
@@ -209,6 +210,7 @@ def conditions_of(job: Job, target: Target, inputs: Mapping[str, Array]) -> Cond
         includes=PARTS,
         duration=job.duration,
         scenario=job.scenario,
+        frames=target.frames,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedeploy.cli.place import Found, Phone, found_at
-from edgedeploy.cli.running import Backend, Batch, Bundle, ImageSize, Options, Samples, Threads
+from edgedeploy.cli.running import Backend, Batch, Bundle, Graph, ImageSize, Options, Samples, Threads
 from edgedeploy.cli.terminal import Json, image_size, options_from, print_json, print_notes, print_table, progress
 from edgedeploy.errors import UsageError
 
@@ -32,7 +32,9 @@ _LOAD, _GOAL, _WHERE, _BUDGET = "How queries arrive", "How long", "Where", "What
 
 def bench(
     bundle: Bundle,
+    graph: Graph = None,
     against: Annotated[Path | None, typer.Option(help="Another bundle, timed in turn with it: the ratio.")] = None,
+    against_graph: Annotated[str | None, typer.Option(help="The graph of that one; else the same.")] = None,
     threads: Threads = None,
     batch: Batch = 1,
     imgsz: ImageSize = None,
@@ -108,6 +110,7 @@ def bench(
         duration=usual[0] if duration is None else parse(duration, "s"),
         processes=usual[1] if processes is None else processes,
         options=options_from(option or []),
+        graph=graph,
         samples=None if samples is None else str(samples),
         scenario=load_pattern,
         precision=None if precision is None else parse_share(precision),
@@ -126,8 +129,10 @@ def bench(
             raise UsageError("Two bundles take turns where Python runs, not on phones: leave out what those take.")
         if profile is not None and on is None:
             raise UsageError(f"Two bundles are compared with each other, not with {profile.name}: leave --device out.")
-        run_versus(Asked(bundle, against, history, as_json), options, place)
+        run_versus(Asked(bundle, against, history, as_json, against_graph), options, place)
         return
+    if against_graph is not None:
+        raise UsageError("--against-graph is of the bundle that --against names: give both.")
     measurement = _measured(bundle, options, place, phone)
     kept = _kept(measurement, bundle, history)
     verdicts = [] if budget is None else [_judged(measurement, budget)]

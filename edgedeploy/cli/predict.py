@@ -97,6 +97,6 @@ def _observed(path: Path, subject: Subject, threads: int | None) -> Observation:
     setting = setting_of(machine, subject.runtime, subject.precision, threads)
     known = [one.roofs for one in Calibration.load().observations if one.setting == setting]
     roofs = known[-1] if known else roofs_of(machine, setting)
-    measured = bench(path, BenchOptions(threads=threads, duration=5.0, processes=2))
+    measured = bench(path, BenchOptions(threads=threads, graph="main", duration=5.0, processes=2))
     source = f"{time.strftime('%Y-%m-%d', time.gmtime())}: edgedeploy predict --learn, median of compute"
     return Observation(subject.name, setting, roofs, features(subject.cost, roofs), measured.median("compute"), source)

@@ -19,24 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """The two bundles, whether their measurements are kept, and how the answer is printed."""
+    """The two bundles, whether their measurements are kept, how the answer is printed, and the second one's graph."""
 
     first: Path
     second: Path
     history: bool
     as_json: bool
+    second_graph: str | None = None
 
 
 def run_versus(asked: Asked, options: BenchOptions, place: Found) -> None:
     """Measure both in turn and print how they compare."""
-    from edgedeploy.bench.versus import versus
+    from edgedeploy.bench.versus import Contestant, versus
 
     with progress() as say, place.where() as where:
 
         def follow(step: Progress) -> None:
             say(f"pair {step.process} of {step.processes}: {step.phase.partition(':')[0]}")
 
-        found = versus(asked.first, asked.second, options, follow, where)
+        second = Contestant(asked.second, graph=asked.second_graph)
+        found = versus(asked.first, second, options, follow, where)
     kept = _kept(found, asked) if asked.history else []
     if asked.as_json:
         from edgedeploy.report.versus import summary

@@ -16,6 +16,7 @@ from edgedeploy.bench.statistics.quantiles import TooFew
 from edgedeploy.bench.telemetry import energy_per_pass
 from edgedeploy.comparison import Comparison
 from edgedeploy.history import AccuracyRow
+from edgedeploy.report import frames
 from edgedeploy.units import show
 from edgedeploy.verdict import Verdict
 
@@ -109,7 +110,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Row:
-    """The numbers of one measurement, in SI. ``None`` is unknown; `TooFew` is refused, and says what it needs."""
+    """The numbers of one measurement, in SI. ``None`` is unknown; `TooFew` is refused, and says what it needs.
+
+    ``frames`` says what a pass is where it is a frame of a stream, and is empty elsewhere.
+    """
 
     model: str
     device: str
@@ -129,6 +133,7 @@ class Row:
     doubts: tuple[str, ...]
     verdict: str
     outcome: str
+    frames: str = ""
 
 
 def rows(entries: Sequence[Entry]) -> tuple[Row, ...]:
@@ -149,7 +154,7 @@ def _row(entry: Entry, doubted: tuple[str, ...]) -> Row:
     found = outcome(measurement)
     judged, verdict = _verdict(entry, found, doubted)
     return Row(
-        model=conditions.name,
+        model=conditions.subject,
         device=place.target or place.device,
         backend=conditions.backend,
         precision=entry.precision or (None if said is None else str(said)),
@@ -167,6 +172,7 @@ def _row(entry: Entry, doubted: tuple[str, ...]) -> Row:
         doubts=doubted,
         verdict=verdict,
         outcome=judged,
+        frames=frames.sentence(measurement, found),
     )
 
 

@@ -30,6 +30,8 @@ def markdown(entries: Sequence[Entry], created: str, predictions: Sequence[Predi
     for number, row in enumerate(found, start=1):
         lines += ["", f"## {number}. {escaped(row.model)} on {escaped(row.device)}, {escaped(row.backend)}", ""]
         lines += [escaped(row.verdict)]
+        if row.frames:
+            lines += ["", escaped(row.frames)]
         if row.doubts:
             lines += ["", *(f"- {escaped(doubt)}" for doubt in row.doubts)]
     if predictions:

@@ -13,6 +13,8 @@ from edgedeploy.bench.outcome import Metric, Outcome, outcome
 from edgedeploy.bench.scenario import SINGLE_STREAM, Scenario
 from edgedeploy.bench.statistics.quantiles import TooFew, label
 from edgedeploy.bench.telemetry import Reading
+from edgedeploy.records import to_json
+from edgedeploy.report import frames
 from edgedeploy.units import show
 
 #: What a table shows of each part.
@@ -23,13 +25,16 @@ HEADER = ("part", *(label(q) for q in PERCENTILES), "mean", "min", "max")
 def headline(measurement: Measurement) -> str:
     """One line: the number to quote under the scenario, with its interval, and what it is of."""
     conditions, found = measurement.conditions, outcome(measurement)
-    subject = f"{conditions.name} on {conditions.backend}"
+    subject = f"{conditions.subject} on {conditions.backend}"
     if measurement.environment.emulated:
         return f"{subject} ran {measurement.count} passes on an emulated processor, whose latencies are none."
     if conditions.scenario != SINGLE_STREAM:
         subject = f"{subject}, {show_scenario(conditions.scenario)}"
     middle, count = _measured(measurement), f"median of {measurement.count}"
+    pace = f"; {frames.factor_text(found)}" if conditions.frames is not None else ""
     match conditions.scenario.name:
+        case "single-stream" if conditions.frames is not None:
+            return f"{subject}: {middle} {_what(measurement)}, {count} frames{pace}"
         case "single-stream":
             rate = f"{measurement.fps:.4g} FPS as one stream back to back"
             return f"{subject}: {middle} {_what(measurement)}, {count} samples; {rate}"
@@ -39,9 +44,11 @@ def headline(measurement: Measurement) -> str:
             samples = measurement.count * conditions.samples_per_pass
             return f"{subject}: {_rate(found.throughput)}, {samples} samples in {_wall(measurement)}"
         case "sustained":
-            return f"{subject}: {_metric(found.headline)} end to end after {_wall(measurement)}, {_lasting(found)}"
+            return (
+                f"{subject}: {_metric(found.headline)} end to end after {_wall(measurement)}, {_lasting(found)}{pace}"
+            )
         case _:
-            return f"{subject}: {_in_time(found)}{middle} from due to answered, {count} queries"
+            return f"{subject}: {_in_time(found)}{middle} from due to answered, {count} queries{pace}"
 
 
 def show_scenario(scenario: Scenario) -> str:
@@ -74,6 +81,7 @@ def fact_rows(measurement: Measurement) -> list[tuple[str, str]]:
         ("memory of the model", _size(measurement.model_memory)),
         ("peak memory of the process", _size(measurement.peak_memory)),
         ("samples", f"{measurement.count} in {_processes(measurement)}, batch {conditions.batch}"),
+        ("graph", conditions.graph),
         ("inputs", shapes),
         ("threads", "runtime's default" if threads is None else str(threads)),
         ("runtime", f"{conditions.backend} {environment.runtime or ''}".strip()),
@@ -91,6 +99,7 @@ def summary(measurement: Measurement) -> dict[str, Any]:
     return {
         "name": measurement.conditions.name,
         "backend": measurement.conditions.backend,
+        "graph": measurement.conditions.graph,
         "created": measurement.created,
         "fingerprint": measurement.fingerprint(),
         "samples": measurement.count,
@@ -105,8 +114,15 @@ def summary(measurement: Measurement) -> dict[str, Any]:
         "model_size": measurement.conditions.model_size,
         "model_memory": measurement.model_memory,
         "peak_memory": measurement.peak_memory,
+        "frames": _frames(measurement),
         "outcome": outcome(measurement).to_json(),
     }
+
+
+def _frames(measurement: Measurement) -> dict[str, float] | None:
+    """What a pass is where it is a frame, and the seconds of sound that an answer waits for."""
+    found = measurement.conditions.frames
+    return None if found is None else {**to_json(found), "wait": found.wait}
 
 
 def _parts(measurement: Measurement) -> tuple[Part, ...]:
@@ -134,10 +150,13 @@ def _start_rows(measurement: Measurement) -> list[tuple[str, str]]:
 def _scenario_rows(measurement: Measurement) -> list[tuple[str, str]]:
     """Rates, and what else the scenario is about."""
     scenario, found = measurement.conditions.scenario, outcome(measurement)
+    streams = measurement.conditions.frames is not None
+    pace = [(name, f"{value} ({more})" if streams else value) for name, value, more in frames.facts(measurement, found)]
     if scenario == SINGLE_STREAM:
         alone = ("compute alone", f"{measurement.compute_throughput:.4g} samples/s")
-        return [("one stream back to back", f"{measurement.fps:.4g} FPS"), alone]
-    rows = [("scenario", show_scenario(scenario)), (found.throughput.name, _rate(found.throughput))]
+        rows = [*pace, ("one stream back to back", f"{measurement.fps:.4g} FPS"), alone]
+        return rows + [("note", note) for note in found.notes]
+    rows = [("scenario", show_scenario(scenario)), *pace, (found.throughput.name, _rate(found.throughput))]
     if scenario.name != "offline":  # there it shares the processor with the other parts
         rows.append(("compute alone", f"{_number(measurement.compute_throughput)} samples/s"))
     if found.mlperf is not None:
@@ -147,7 +166,6 @@ def _scenario_rows(measurement: Measurement) -> list[tuple[str, str]]:
         if scenario.limit is not None:
             rows.append(("deadline", _time(scenario.limit)))
         rows.append(("late or unanswered", f"{timed.late} and {timed.unanswered} of {timed.queries}"))
-        rows.append(("real-time factor", f"{timed.real_time_factor:.3g}"))
         rows.append(("wake-up of the timer", f"{_time(timed.wake_up)} late, at most {_time(timed.wake_up_latest)}"))
         if timed.back_to_back is not None:
             rows.append(("at this rate, and back to back", f"{_time(timed.service)}, {_time(timed.back_to_back)}"))

@@ -27,7 +27,6 @@ def facts(found: Outcome) -> Facts:
         before = "" if schedule.back_to_back is None else f"{show(schedule.back_to_back, 's')} back to back before"
         late = f"at most {show(schedule.wake_up_latest, 's')}"
         said += [
-            ("real-time factor", f"{schedule.real_time_factor:.3g}", "above 1 it cannot keep up"),
             ("an answer takes", show(schedule.service, "s"), before),
             ("the timer was late", show(schedule.wake_up, "s"), late),
         ]

@@ -12,7 +12,7 @@ from edgedeploy.bench.measurement import END_TO_END, PARTS, WAIT, Measurement, P
 from edgedeploy.bench.outcome import outcome
 from edgedeploy.bench.statistics.quantiles import label
 from edgedeploy.bench.telemetry import Telemetry
-from edgedeploy.report import cells
+from edgedeploy.report import cells, frames
 from edgedeploy.report.charts import Chart, course, distribution, quantity
 from edgedeploy.report.entry import Entry, Row
 from edgedeploy.report.scenarios import curve, facts
@@ -81,7 +81,7 @@ def section(entry: Entry, row: Row, anchor: str) -> Section:
         facts=_facts(measurement, row),
         charts=tuple(charts),
         bars=(_parts(measurement), _cold_start(measurement)),
-        scenario=facts(found),
+        scenario=(*frames.facts(measurement, found), *facts(found)),
         notes=(*found.notes, *found.rules),
         latencies=_latencies(measurement),
         header=("part", *(label(q) for q in PERCENTILES), "mean", "min", "max"),

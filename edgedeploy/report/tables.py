@@ -16,6 +16,7 @@ COLUMNS = (
     *("p90_needs_samples", "p99_needs_samples", "throughput_per_s", "throughput_name", "compute_p50_s"),
     *("cold_start_s", "model_memory_b", "peak_memory_b", "energy_per_inference_j", "accuracy_metric", "accuracy"),
     *("accuracy_difference", "accuracy_difference_low", "accuracy_difference_high", "fingerprint", "doubts", "verdict"),
+    *("graph", "real_time_factor", "frame_period_s", "frame_length_s", "lookahead_frames"),
 )
 #: What a spreadsheet takes for a formula at the begin of a cell.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -36,7 +37,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 def _conditions(entry: Entry) -> dict[str, object]:
     measurement = entry.measurement
-    conditions, place = measurement.conditions, measurement.place
+    conditions, place, frames = measurement.conditions, measurement.place, measurement.conditions.frames
     return {
         "created": measurement.created,
         "model": conditions.name,
@@ -51,6 +52,10 @@ def _conditions(entry: Entry) -> dict[str, object]:
         "threads": conditions.threads,
         "processes": len(measurement.processes),
         "fingerprint": measurement.fingerprint(),
+        "graph": conditions.graph,
+        "frame_period_s": None if frames is None else frames.period,
+        "frame_length_s": None if frames is None else frames.length,
+        "lookahead_frames": None if frames is None else frames.lookahead,
     }
 
 
@@ -82,6 +87,7 @@ def _numbers(entry: Entry, row: Row) -> dict[str, object]:
         "accuracy_difference_high": None if known is None else known.high,
         "doubts": " ".join(row.doubts),
         "verdict": row.verdict,
+        "real_time_factor": measurement.real_time_factor,
     }
 
 

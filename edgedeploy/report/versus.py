@@ -50,18 +50,24 @@ def summary(found: Versus) -> dict[str, Any]:
     pairs = len(found.blocks)
     whole = {label(q): found.ratio(q) for q in QUANTILES}
     return {
-        "first": {"name": found.first.conditions.name, "digest": found.first.conditions.digest},
-        "second": {"name": found.second.conditions.name, "digest": found.second.conditions.digest},
+        "first": _side(found.first),
+        "second": _side(found.second),
         "parts": {part: _plain(ratio, pairs) for part, ratio in found.parts.items()},
         "end-to-end": {name: _plain(ratio, pairs) for name, ratio in whole.items()},
     }
 
 
+def _side(measurement: Measurement) -> dict[str, str]:
+    conditions = measurement.conditions
+    return {"name": conditions.name, "digest": conditions.digest, "graph": conditions.graph}
+
+
 def _names(found: Versus) -> tuple[str, str]:
-    """Those of the artifacts, told apart by backend or digest where they are alike."""
+    """Those of the artifacts, told apart by graph, backend or digest where they are alike."""
     sides = (found.first.conditions, found.second.conditions)
     for names in (
         [Path(side.name).name for side in sides],
+        [side.subject for side in sides],
         [f"{side.name} on {side.backend}" for side in sides],
         [f"{side.name} {side.digest[:8]}" for side in sides],
     ):

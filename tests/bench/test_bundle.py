@@ -13,18 +13,25 @@ import pytest
 from edgedeploy import plugins
 from edgedeploy.artifact import SCHEMA, ExporterRecord, Golden, GraphRecord, Manifest, seal, writing
 from edgedeploy.bench.bundle import load
+from edgedeploy.bench.frames import Frames
 from edgedeploy.bench.run import BenchOptions, bench
 from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.target import Job
 from edgedeploy.errors import UsageError
 from edgedeploy.model import Source
 from edgedeploy.runtime import Runtime, Session
-from edgedeploy.tasks import Detect, Raw, contract_of
-from edgedeploy.tensors import Signature, TensorSpec
+from edgedeploy.tasks import STREAM, Detect, Keywords, Raw, contract_of
+from edgedeploy.tensors import Signature, StateSpec, TensorSpec
 from edgedeploy.testing import FakeSession
 
 SIGNATURE = Signature((TensorSpec("x", "float32", (1, 3)),), (TensorSpec("y", "float32", (1, 3)),))
 BATCHES = Signature((TensorSpec("x", "float32", ("batch", 3)),), (TensorSpec("y", "float32", ("batch", 3)),))
+
+STEP = Signature(
+    (TensorSpec("frame", "float32", (1, 128)), TensorSpec("end", "float32", (1, 1))),
+    (TensorSpec("logits", "float32", (1, 2)), TensorSpec("heard", "float32", (1, 1))),
+    (StateSpec("m", "m_next", "float32", (1, 8)),),
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,9 @@ class Imagined(Runtime):
         cls.loaded.append("library")
 
     def open(self, files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Session:
-        assert files["main"].is_file()
-        return FakeSession(signature=signatures["main"], facts={"threads": self.threads or 0, "fast": int(self.fast)})
+        ((name, file),) = files.items()  # nothing is opened that is not run
+        assert file.is_file()
+        return FakeSession(signature=signatures[name], facts={"threads": self.threads or 0, "fast": int(self.fast)})
 
 
 @pytest.fixture
@@ -60,15 +68,20 @@ def bundle(
     signature: Signature = SIGNATURE,
     task: Mapping[str, Any] | None = None,
     created: str = "2026-01-01T00:00:00+00:00",
+    stream: Signature | None = None,
 ) -> Path:
     golden = tuple(Golden("main", (f"golden/{i}.npy",), (), {}, (), 0.0) for i in range(2))
+    graphs = {"main": GraphRecord("graphs/main.onnx", signature)}
+    if stream is not None:
+        graphs[STREAM] = GraphRecord("graphs/stream.xml", stream)
+        golden += (Golden(STREAM, ("golden/sound.npy",), (), {}, (), 0.0),)
     manifest = Manifest(
         schema=SCHEMA,
         name="net",
         created=created,
         source=Source("net.pt", "native", "0" * 64),
         task=task,
-        graphs={"main": GraphRecord("graphs/main.onnx", signature)},
+        graphs=graphs,
         exporter=ExporterRecord("onnxruntime", "onnxruntime", None, "fp32", {}, {}),
         tools={},
         calibration=None,
@@ -88,6 +101,10 @@ def bundle(
         (temporary / "graphs" / "main.onnx").write_bytes(graph)
         for i in range(2):
             np.save(temporary / "golden" / f"{i}.npy", np.full((1, 3), i, np.float32))
+        if stream is not None:
+            (temporary / "graphs" / "stream.xml").write_bytes(b"xml")
+            (temporary / "graphs" / "stream.bin").write_bytes(b"weights")
+            np.save(temporary / "golden" / "sound.npy", np.zeros(1600, np.float32))
         seal(temporary, manifest)
     return directory / "net.edge"
 
@@ -106,6 +123,39 @@ def test_a_bundle_becomes_a_target(tmp_path: Path) -> None:
     assert target.load_runtime() == "9"
     assert Imagined.loaded == ["library"]
     assert target.open().facts == {"threads": 2, "fast": 1}
+
+
+@pytest.mark.usefixtures("imagined")
+def test_a_bundle_that_takes_a_stream_is_measured_on_it(tmp_path: Path) -> None:
+    path = bundle(tmp_path, task=contract_of(Keywords(("yes", "no"), lookahead=3)), stream=STEP)
+    target = load(job(path))
+    assert (target.graph, target.signature, target.frames) == (STREAM, STEP, Frames(16000, 0.01, 0.025, 3))
+    assert ([len(sample) for sample in target.samples], target.model_size) == ([1600], 10)  # weights lie beside it
+    assert target.image_engine is None
+    whole = load(job(path, graph="main"))
+    assert (whole.graph, whole.frames, len(whole.samples), whole.model_size) == ("main", None, 2, 5)
+    with pytest.raises(UsageError, match=r"net has no graph 'steam'\. Did you mean 'stream'\?"):
+        load(job(path, graph="steam"))
+
+
+@pytest.mark.usefixtures("imagined")
+def test_a_graph_of_that_name_without_the_task_takes_samples(tmp_path: Path) -> None:
+    target = load(job(bundle(tmp_path, stream=STEP)))
+    assert (target.graph, target.frames) == (STREAM, None)
+
+
+@pytest.mark.usefixtures("imagined")
+def test_recordings_in_a_folder(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    path = bundle(tmp_path, task=contract_of(Keywords(("yes", "no"))), stream=STEP)
+    (tmp_path / "clips").mkdir()
+    soundfile.write(tmp_path / "clips" / "a.wav", np.full(800, 0.25, np.float32), 16000)
+    (tmp_path / "clips" / "notes.txt").write_text("none")
+    (sample,) = load(job(path, samples=str(tmp_path / "clips"))).samples
+    assert (sample.dtype, len(sample)) == (np.float32, 800)
+    soundfile.write(tmp_path / "clips" / "b.wav", np.zeros(800, np.float32), 8000)
+    with pytest.raises(UsageError, match="8000 Hz, and 16000 Hz is needed"):
+        load(job(path, samples=str(tmp_path / "clips")))
 
 
 @pytest.mark.usefixtures("imagined")

@@ -41,7 +41,7 @@ def run(scenario: Scenario, cost: Callable[[int], int], duration: float, clock: 
 def test_a_pace_that_is_kept() -> None:
     found = schedule(run(Scenario("paced", rate=100.0), lambda i: 4 * MS, 1.0))
     assert (found.queries, found.late, found.unanswered, found.misses) == (100, 0, 0, 0.0)
-    assert found.real_time_factor == pytest.approx(0.4)
+    assert found.load == pytest.approx(0.4)
     assert (found.growth, found.behind, found.wake_up) == (0.0, 0.0, 0.0)
     assert found.service == found.back_to_back == pytest.approx(0.004)
     assert notes(100.0, found) == []
@@ -53,7 +53,7 @@ def test_a_pace_that_is_too_fast() -> None:
     assert found.unanswered == 80  # 220 were answered in 3 s and a tenth more
     assert found.late == 220
     assert found.misses == 1.0
-    assert found.real_time_factor == pytest.approx(1.5)
+    assert found.load == pytest.approx(1.5)
     assert found.growth == pytest.approx(1 / 3)
     assert found.behind == pytest.approx(219 * 0.005)
     (told,) = notes(100.0, found)
@@ -80,7 +80,7 @@ def test_a_spike_within_the_deadline_is_none() -> None:
 def test_a_server_that_cannot_keep_up() -> None:
     scenario = Scenario("server", rate=100.0, deadline=0.1, seed=1)
     found = schedule(run(scenario, lambda i: 20 * MS, 4.0))
-    assert found.real_time_factor == pytest.approx(2.0)
+    assert found.load == pytest.approx(2.0)
     assert found.growth == pytest.approx(0.5, abs=0.1)
     assert 130 < found.unanswered < 230
     assert found.misses is not None
@@ -102,7 +102,7 @@ def test_queries_of_the_second_process_are_due_at_times_of_their_own() -> None:
 def test_a_server_with_a_queue_that_comes_and_goes_keeps_up() -> None:
     found = schedule(run(Scenario("server", rate=100.0, deadline=0.1), lambda i: 5 * MS, 10.0))
     assert (found.unanswered, found.growth) == (0, 0.0)
-    assert 0.45 < found.real_time_factor < 0.55
+    assert 0.45 < found.load < 0.55
     assert notes(100.0, found) == []
 
 

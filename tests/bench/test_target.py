@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgedeploy.bench.frames import Frames
 from edgedeploy.bench.scenario import Scenario
 from edgedeploy.bench.target import Job, Target, load, split
 from edgedeploy.errors import UsageError
@@ -15,6 +16,7 @@ from edgedeploy.tensors import Signature, StateSpec, TensorSpec
 from edgedeploy.testing import SIGNATURE, FakeSession, fake_target
 
 STATE = (StateSpec("h", "h_next", "float32", (1, 8)),)
+FRAMES = Frames(16000, 0.01, 0.025, 5)
 EIGHT = Scenario("multi-stream", samples_per_query=8)
 
 
@@ -48,6 +50,10 @@ def test_a_query_that_is_no_whole_number_of_batches(made: Job, signature: Signat
         split(made, signature, "net")
 
 
+def streaming(job: Job) -> Target:
+    return replace(stateful(job), frames=FRAMES)
+
+
 def stateful(job: Job) -> Target:
     return replace(fake_target(FakeSession()), signature=replace(SIGNATURE, state=STATE))
 
@@ -69,6 +75,14 @@ def test_state_needs_an_order(monkeypatch: pytest.MonkeyPatch, scenario: Scenari
 def test_state_is_carried_where_samples_follow_one_another(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     monkeypatch.setitem(sys.modules, "made_up", sys.modules[__name__])
     assert load(Job("made_up:stateful", "net.edge", scenario=Scenario(name))).signature.state == STATE
+
+
+@pytest.mark.parametrize("scenario", [Scenario("server", rate=100.0), EIGHT])
+def test_frames_of_a_stream_come_by_its_clock(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
+    monkeypatch.setitem(sys.modules, "made_up", sys.modules[__name__])
+    with pytest.raises(UsageError, match=f"by its own clock, and not as '{scenario.name}': measure it single-stream"):
+        load(Job("made_up:streaming", "net.edge", scenario=scenario))
+    assert load(Job("made_up:streaming", "net.edge", scenario=Scenario("paced", rate=100.0))).frames == FRAMES
 
 
 def test_loadgen_stops_at_no_precision() -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from edgedeploy.archive import open_artifact
 from edgedeploy.artifact import Artifact
+from edgedeploy.bench.bundle import graph_of
 from edgedeploy.bench.environment import changes
 from edgedeploy.bench.measurement import SCHEMA, Measurement, Passes, Place, Process
 from edgedeploy.bench.phone import android, programs
@@ -122,8 +123,8 @@ class _Bench:
             self.digest = hashlib.sha256(canonical({n: file_digest(f) for n, f in files.items()})).hexdigest()
             self._libraries = self._device.deliver(files, executable=True)
             program = f"{self._libraries}/{name}"
-        members = artifact.members(self._options.graph)
-        graph = artifact.manifest.graphs[self._options.graph].file
+        asked = graph_of(artifact, self._options.graph)
+        members, graph = artifact.members(asked), artifact.manifest.graphs[asked].file
         if graph not in members:
             raise UsageError(f"{artifact.manifest.name} is a folder in its format, which {name} does not take.")
         model = "model" + "".join(Path(graph).suffixes[-1:])

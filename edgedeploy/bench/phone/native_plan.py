@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedeploy.artifact import Artifact
-from edgedeploy.bench.bundle import digest_of
+from edgedeploy.bench.bundle import digest_of, graph_of, size_of
+from edgedeploy.bench.frames import frames_of
 from edgedeploy.bench.measurement import Conditions
 from edgedeploy.bench.phone.native_output import KNOWN, described
 from edgedeploy.bench.run import BenchOptions
 from edgedeploy.device import Device
 from edgedeploy.errors import UsageError, did_you_mean
 from edgedeploy.parts import GIVEN, Runner, places
+from edgedeploy.tasks import STREAM, from_contract
+from edgedeploy.tensors import Signature
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,7 @@ def plan(artifact: Artifact, options: BenchOptions, runner: Runner) -> Work:
     if manifest.exporter.runtime != runner.runtime or options.backend not in (None, runner.runtime):
         wanted = options.backend or manifest.exporter.runtime
         raise UsageError(f"{what} runs {runner.runtime}, and {manifest.name} is to run on {wanted}.")
-    if options.graph not in artifact.signatures:
-        raise UsageError(
-            f"{manifest.name} has no graph '{options.graph}'.{did_you_mean(options.graph, artifact.signatures)}"
-        )
+    graph = graph_of(artifact, options.graph)
     refused = {
         "samples": (options.samples is not None, f"{what} makes its inputs by itself"),
         "scenario": (options.scenario.name != "single-stream", f"{what} runs one pass after the other"),
@@ -98,15 +98,15 @@ def plan(artifact: Artifact, options: BenchOptions, runner: Runner) -> Work:
     named = places(runner.command, what)
     if options.threads is not None and "threads" not in named:
         raise UsageError(f"--threads does not go with {what}: its command has no {{threads}}. Leave it out.")
-    signature = artifact.signatures[options.graph]
-    dims = _dims(artifact, options)
+    signature = artifact.signatures[graph]
+    dims = _dims(artifact, options, signature)
     if dims and not {"dims", "shapes"} & named:
         raise UsageError(
             f"{what} cannot be told a size for '{next(iter(dims))}', which {manifest.name} leaves open: "
             "export it with fixed shapes."
         )
     inputs = {spec.name: spec.resolve(dims) for spec in signature.inputs}
-    method = _method(artifact, options.graph)
+    method = _method(artifact, graph)
     if method is not None and "method" not in named:
         raise UsageError(
             f"{what} cannot be told which of the graphs in one file to run: its command has no {{method}}."
@@ -120,28 +120,29 @@ def plan(artifact: Artifact, options: BenchOptions, runner: Runner) -> Work:
     conditions = Conditions(
         name=manifest.name,
         digest=digest_of(artifact),
-        model_size=artifact.model_size,
+        model_size=size_of(artifact, graph),
         backend=runner.runtime,
         options={},
         threads=options.threads,
-        graph=options.graph,
+        graph=graph,
         batch=options.batch,
         inputs=inputs,
         sample_count=1,
         sample_shape=max(inputs.values(), key=math.prod, default=()),
         includes=("compute",),
         duration=options.duration,
+        frames=frames_of(from_contract(manifest.task), graph) if graph == STREAM and manifest.task else None,
     )
     return Work(told, conditions)
 
 
-def _dims(artifact: Artifact, options: BenchOptions) -> dict[str, int]:
+def _dims(artifact: Artifact, options: BenchOptions, signature: Signature) -> dict[str, int]:
     """The size of each dynamic dimension.
 
     Raises:
         UsageError: one is not known, or a fixed one is another than what is asked for.
     """
-    specs, name = artifact.signatures[options.graph].inputs, artifact.manifest.name
+    specs, name = signature.inputs, artifact.manifest.name
     fixed = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
     if fixed and fixed != {options.batch}:
         takes = ", ".join(map(str, sorted(fixed)))

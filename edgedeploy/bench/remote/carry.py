@@ -20,10 +20,12 @@ from edgedeploy.bench.bundle import SAMPLES
 from edgedeploy.bench.remote.there import parcel_digest
 from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.model import file_digest
-from edgedeploy.tasks.image import SUFFIXES
+from edgedeploy.tasks import audio, image
 
 #: Parts of the package that no worker needs: what makes bundles, and what talks to people.
-AT_HOME = {"cli", "compress", "demo", "devices", "models", "precision", "report"}
+AT_HOME = {"cli", "compress", "demo", "devices", "models", "precision", "recognition", "report", "train"}
+#: Suffixes of the files that samples come in, by kind.
+SAMPLES_OF = (image.SUFFIXES, audio.SUFFIXES, (".npy",))
 #: Files of a plug-in that are not for another machine, or are made again there.
 NOT_CARRIED = {".so", ".pyd", ".dylib", ".dll", ".a", ".pyc", ".pyo"}
 
@@ -86,9 +88,9 @@ def pack(path: str | Path) -> Parcel:
     top = path.resolve().name or "samples"
     found = sorted(file for file in path.rglob("*") if file.is_file())
     if not (path / MANIFEST).is_file():
-        found = sorted({*_spread(found, SUFFIXES), *_spread(found, (".npy",))})
+        found = sorted({file for kind in SAMPLES_OF for file in _spread(found, kind)})
     if not found:
-        raise UsageError(f"{path} has no samples in it: neither images nor .npy files.")
+        raise UsageError(f"{path} has no samples in it: neither images nor sound nor .npy files.")
     return Parcel(top, tuple(_item(f"{top}/{file.relative_to(path).as_posix()}", file) for file in found))
 
 

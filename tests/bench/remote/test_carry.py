@@ -16,7 +16,6 @@ from edgedeploy import plugins
 from edgedeploy.artifact import Artifact
 from edgedeploy.bench import bundle
 from edgedeploy.bench.remote.carry import Parcel, core, pack
-from edgedeploy.bench.target import Job
 from edgedeploy.errors import UsageError
 from edgedeploy.tasks import Raw
 
@@ -65,21 +64,18 @@ def test_nothing_to_carry_is_said(tmp_path: Path) -> None:
 
 
 def test_of_many_samples_the_ones_travel_that_a_worker_takes(tmp_path: Path) -> None:
-    """Arrays and images in one folder: the loader there picks the same of either kind as it would of all."""
+    """Arrays, images and sound in one folder: the loader there picks the same of each kind as it would of all."""
     folder = tmp_path / "many"
     (folder / "deep").mkdir(parents=True)
     for i in range(50):
         np.save(folder / ("deep" if i % 3 else "") / f"{i:03d}.npy", np.full((2,), i))
         (folder / f"{i:03d}.png").write_bytes(bytes([i]))
+        (folder / f"{i:03d}.wav").write_bytes(bytes([i]))
     arrived = unpack(pack(folder), tmp_path / "there")
-    job = Job("", "", samples=str(folder))
-    here, there = (
-        bundle._samples(None, Job("", "", samples=str(place)), Raw())  # type: ignore[arg-type]
-        for place in (job.samples, arrived)
-    )
+    here, there = (bundle.samples_in(place, Raw()) for place in (folder, arrived))
     assert len(here) == bundle.SAMPLES
     assert np.array_equal(here, there)
-    assert len(list(arrived.glob("*.png"))) == bundle.SAMPLES
+    assert len(list(arrived.glob("*.png"))) == len(list(arrived.glob("*.wav"))) == bundle.SAMPLES
 
 
 def test_a_bundle_travels_whole(exported: Callable[..., Artifact], tmp_path: Path) -> None:
