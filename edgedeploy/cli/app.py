@@ -16,11 +16,13 @@ from edgedeploy.cli import (
     doctor,
     export,
     history,
+    listen,
     pack,
     predict,
     regress,
     report,
     run,
+    train,
     verify,
     why,
 )
@@ -41,6 +43,7 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
+app.command("listen")(listen.listen)
 app.command("verify")(verify.verify)
 app.command("why")(why.why)
 app.command("predict")(predict.predict)
@@ -48,6 +51,7 @@ app.add_typer(history.app, name="history")
 app.command("regress")(regress.regress)
 app.command("report")(report.report)
 app.command("run")(run.run)
+app.command("train")(train.train)
 app.command("compress")(compress.compress)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
