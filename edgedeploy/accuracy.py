@@ -289,7 +289,7 @@ def _headline(matches: Matches, weights: npt.NDArray[np.int64]) -> npt.NDArray[n
     return np.where(number > 0, np.where(there, both, 0).sum(axis=1) / np.maximum(number, 1), np.nan)
 
 
-def equivalence(difference: Difference, margin: float) -> Equivalence:
+def equivalence(difference: Difference, margin: float, of: str = "images") -> Equivalence:
     """Whether a difference is smaller than ``margin`` either way.
 
     Pass: the whole interval lies inside (-margin, +margin), which for a 90 % interval is two one-sided tests at 5 %.
@@ -299,6 +299,7 @@ def equivalence(difference: Difference, margin: float) -> Equivalence:
     Args:
         difference: from `paired_difference`.
         margin: the largest difference that does not matter, in the metric's unit (0.01 is one point of AP).
+        of: what the difference is over, in the plural.
 
     Raises:
         UsageError: the margin is not a positive number.
@@ -306,30 +307,30 @@ def equivalence(difference: Difference, margin: float) -> Equivalence:
     if not (math.isfinite(margin) and margin > 0):
         raise UsageError(f"The margin of an equivalence test has to be a positive number, not {margin}.")
     few = difference.images < ENOUGH_IMAGES
-    doubts = _few(difference) if few else ()
+    doubts = _few(difference, of) if few else ()
     measured = (
         f"difference {difference.estimate:+.4f}, {difference.confidence:.0%} interval {difference.low:+.4f} to "
-        f"{difference.high:+.4f} over {difference.images} images, margin {margin:g}"
+        f"{difference.high:+.4f} over {difference.images} {of}, margin {margin:g}"
     )
     if difference.low > margin or difference.high < -margin:
         way = "better" if difference.low > margin else "worse"
         return Equivalence("fail", margin, None, f"Not equivalent, {way} by more than the margin: {measured}.", doubts)
     if -margin < difference.low and difference.high < margin:
         if few:
-            said = f"Too few images to call it equivalent: {measured}. Take at least {ENOUGH_IMAGES}."
+            said = f"Too few {of} to call it equivalent: {measured}. Take at least {ENOUGH_IMAGES}."
             return Equivalence("not enough data", margin, ENOUGH_IMAGES, said, doubts)
         return Equivalence("pass", margin, None, f"Equivalent: {measured}.", doubts)
     needed = _images_needed(difference, margin)
     if needed is None:
-        advice = "the difference is so close to the margin that no realistic number of images decides"
+        advice = f"the difference is so close to the margin that no realistic number of {of} decides"
     else:
-        advice = f"about {needed} images in all would decide if the difference stays as it is"
+        advice = f"about {needed} {of} in all would decide if the difference stays as it is"
     return Equivalence("not enough data", margin, needed, f"Not decided: {measured}; {advice}.", doubts)
 
 
-def _few(difference: Difference) -> tuple[str, ...]:
+def _few(difference: Difference, of: str) -> tuple[str, ...]:
     return (
-        f"Only {difference.images} images: with fewer than {ENOUGH_IMAGES} a bootstrap interval is not to be trusted.",
+        f"Only {difference.images} {of}: with fewer than {ENOUGH_IMAGES} a bootstrap interval is not to be trusted.",
     )
 
 

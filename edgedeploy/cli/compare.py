@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgedeploy.cli.compare_keywords import Asked as Spoken
+from edgedeploy.cli.compare_keywords import refuse, run_keywords
 from edgedeploy.cli.ladder import Asked, run_ladder
 from edgedeploy.cli.terminal import Json, print_json, print_notes, print_table, progress
 from edgedeploy.errors import UsageError
@@ -24,16 +26,19 @@ MOVED = 0.0005
 def compare(
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint that the bundle was exported from.")],
     bundle: Annotated[Path, typer.Argument(help="A NAME.edge folder or archive.")],
-    data: Annotated[Path | None, typer.Option(help="data.yaml or COCO json to measure on.")] = None,
-    margin: Annotated[
-        float | None, typer.Option(help=f"AP50-95 that does not matter [{MARGIN}]; given, 4 is the status of 'no'.")
+    data: Annotated[
+        Path | None, typer.Option(help="What to measure on: data.yaml, COCO json, or a folder of clips.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many images only.")] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help=f"AP50-95 (accuracy) that does not matter [{MARGIN}]; given, 4 is the status of 'no'."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set [val; of clips: test].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use so many images or clips only.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for pictures; else NAME.changed beside it.")] = None,
-    show: Annotated[int, typer.Option(min=0, help="How many of the most changed images to draw.")] = 4,
+    show: Annotated[int, typer.Option(min=0, help="How many of the most changed images or clips to show.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the artifact's runtime.")] = None,
-    history: Annotated[bool, typer.Option(help="Keep the result in the history, for reports.")] = True,
+    history: Annotated[bool, typer.Option(help="Keep a detector's result in the history, for reports.")] = True,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -48,12 +53,19 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare an artifact with its FP32 checkpoint on a data set: AP, paired interval, equivalence, what changed."""
+    """Compare an artifact with its FP32 checkpoint: AP or accuracy, paired interval, equivalence, what changed."""
+    spoken = _task_of(bundle) == "keywords"
+    split = split or ("test" if spoken else "val")
     if ladder or fix:
         run_ladder(Asked(checkpoint, bundle, data, split, limit, threads, fix, output, as_json))
         return
     if data is None:
         raise UsageError("To compare accuracy there has to be a data set: give --data data.yaml, or --ladder.")
+    changed = pictures or bundle.with_name(bundle.name.partition(".edge")[0] + ".changed")
+    if spoken:
+        refuse(protocol=protocol, max_detections=max_detections)
+        run_keywords(Spoken(checkpoint, bundle, data, split, limit, margin, threads, changed, show, as_json))
+        return
     from edgedeploy.comparison import Options
     from edgedeploy.comparison import compare as run
     from edgedeploy.tasks.dataset import read_detection_set
@@ -66,7 +78,7 @@ def compare(
     with progress() as say:
         compared = run(checkpoint, bundle, dataset, options, say)
         say("drawing what changed most")
-        drawn = _draw(compared, pictures or bundle.with_name(bundle.name.partition(".edge")[0] + ".changed"), show)
+        drawn = _draw(compared, changed, show)
     trouble = _kept(compared) if history else None
     if as_json:
         print_json({"comparison": compared.comparison, "pictures": drawn})
@@ -76,6 +88,14 @@ def compare(
         typer.echo(trouble, err=as_json)
     if margin is not None and compared.comparison.equivalence.outcome != "pass":
         raise typer.Exit(4)
+
+
+def _task_of(bundle: Path) -> str | None:
+    """What the model in a bundle is for; ``None`` where it does not say."""
+    from edgedeploy.archive import open_artifact
+
+    contract = open_artifact(bundle).manifest.task
+    return None if contract is None else str(contract.get("kind"))
 
 
 def _rules(protocol: str | None, max_detections: int | None) -> Protocol:
