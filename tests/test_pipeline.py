@@ -334,7 +334,7 @@ def test_training_images_are_taken_where_there_are_some(scenes: Path, tmp_path: 
 
 
 def test_data_is_of_no_use_to_a_network_that_takes_no_images(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"does not say how images enter it.* --head"):
+    with pytest.raises(UsageError, match=r"does not say how samples enter it.* --head"):
         export_checkpoint("big_net:linear", request(scenes, "int8"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -84,6 +84,9 @@ class HalfLowering:
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
         kept = [name for name, unit in self._unit.items() if unit not in lowered or name in self.fixed]
+        _share_nothing(proto.graph, frozenset(kept))
+        before = onnx.ModelProto()
+        before.CopyFrom(proto)
         for node in proto.graph.node:
             if node.op_type == "Cast" and _casts_to(node) == TensorProto.FLOAT and node.name not in kept:
                 next(a for a in node.attribute if a.name == "to").i = TensorProto.FLOAT16
@@ -92,7 +95,7 @@ class HalfLowering:
             halved = float16.convert_float_to_float16(
                 proto, keep_io_types=True, node_block_list=kept, check_fp16_ready=False
             )
-        _restore(halved, self._proto)
+        _restore(halved, before)
         said = {p.key: p.value for p in halved.metadata_props}
         onnx.helper.set_model_props(halved, {**said, COMPUTES_KEY: "fp16 and fp32" if kept else "fp16"})
         onnx.save(halved, target)
@@ -116,6 +119,22 @@ def _apart(graph: Any) -> dict[str, str]:
         graph.node.append(helper.make_node("Identity", [inner], [value.name], f"{maker.name}_given"))
         copies[f"{maker.name}_given"] = maker.name
     return copies
+
+
+def _share_nothing(graph: Any, kept: frozenset[str]) -> None:
+    """Give nodes that stay in fp32 copies of the constants that others read too: the converter has one type for all."""
+    constants = {one.name: one for one in graph.initializer}
+    others = {name for node in graph.node if node.name not in kept for name in node.input}
+    copied: dict[str, str] = {}
+    for node in [n for n in graph.node if n.name in kept]:
+        for i, name in enumerate(node.input):
+            if name in constants and name in others:
+                if name not in copied:
+                    copied[name] = f"{name}_in_fp32"
+                    copy = graph.initializer.add()
+                    copy.CopyFrom(constants[name])
+                    copy.name = copied[name]
+                node.input[i] = copied[name]
 
 
 def _restore(halved: Any, original: Any) -> None:

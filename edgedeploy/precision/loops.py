@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.traceback import preserve_node_meta
 
+from edgedeploy.capture import to_program
 from edgedeploy.model import Graph
 
 
@@ -35,9 +36,17 @@ class Unrolled(torch.nn.Module):
             return _WrittenOut(self.inner).run(*inputs)
 
 
-def unrolled(graph: Graph, program: ExportedProgram) -> Graph:
-    """The graph, whose capture is ``program``, as one without loops."""
-    return Graph(Unrolled(program), graph.signature, graph.stride)
+def loop_free(graph: Graph) -> tuple[Graph, ExportedProgram]:
+    """The graph, its loops written out if it has any, and its program.
+
+    Raises:
+        Exception: see `edgedeploy.capture.to_program`.
+    """
+    program = to_program(graph)
+    if not loops(program):
+        return graph, program
+    written = Graph(Unrolled(program), graph.signature, graph.stride)
+    return written, to_program(written)
 
 
 class _WrittenOut(Interpreter):

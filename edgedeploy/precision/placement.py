@@ -15,6 +15,7 @@ import onnx
 
 from edgedeploy import plugins
 from edgedeploy.capture import module_path
+from edgedeploy.precision.bodies import close_bodies
 from edgedeploy.precision.qdq import QdqLowering, Scheme
 from edgedeploy.precision.recurrence import WEIGHTED
 from edgedeploy.runtime import Session
@@ -75,6 +76,7 @@ def place(graph: Any, chosen: frozenset[str], constants: Mapping[str, Any]) -> N
         chosen: nodes that take int8.
         constants: tensors by name as they were before, for nodes that get theirs back.
     """
+    close_bodies(graph)
     plain = _unquantized(graph, constants)
     outputs = {value.name for value in graph.output}
     # The pair in front of an output of the graph has taken its name. What was quantised gets it back, and the pair,

@@ -94,7 +94,8 @@ class QdqLowering:
             for node in graph.node
             if node.op_type in kinds and any(i and i not in constants for i in node.input)
         ]
-        self._unit = {name: module_path(self._nodes[name]) for name in self._candidates}
+        paths = {n.name: module_path(n) for n in onnx.load(source, load_external_data=False).graph.node}
+        self._unit = {name: paths.get(name, name) for name in self._candidates}
         self._consumers = _consumers(graph)
         self._trial = work / "trial.onnx"
 
@@ -180,10 +181,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _prepare(source: Path, target: Path) -> None:
-    """Shapes for every tensor; BatchNorm folded into the convolution before it where an exporter left it in.
-
-    Folding costs the nodes what they know of their modules, so it is done only where there is something to fold.
-    """
+    """Shapes for every tensor; BatchNorm folded into the convolution before it where an exporter left it in."""
     nodes = onnx.load(source, load_external_data=False).graph.node
     convolved = {output for node in nodes if node.op_type in ("Conv", "ConvTranspose") for output in node.output}
     folded = not any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in nodes)

@@ -15,6 +15,7 @@ from edgedeploy.golden import Ready, streams
 from edgedeploy.model import Graph
 from edgedeploy.precision.carried import recurrent
 from edgedeploy.precision.choice import LIMITS, ReadySamples, choose, few_samples, weights_note
+from edgedeploy.precision.loops import loop_free
 from edgedeploy.tasks import Detect
 from edgedeploy.tensors import TensorSpec
 from edgedeploy_coreml.convert import Captured, Target, capture, convert, taps, units
@@ -139,7 +140,7 @@ class Build:
             raise Unavailable.extra("torchao, which quantises exported programs,", "coreml") from error
         exporter = self.exporter
         with quiet():
-            program = to_program(self.graph)
+            _, program = loop_free(self.graph)
             lowering = Pt2eLowering(program, self.graph.signature, lambda: CoreMLQuantizer(exporter.activations))
         self.job.progress(f"taking ranges from {len(self.job.calibration)} samples")
         lowering.calibrate(self.job.calibration)

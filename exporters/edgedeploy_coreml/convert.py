@@ -20,7 +20,7 @@ from edgedeploy.capture import to_program
 from edgedeploy.errors import ExportFailed
 from edgedeploy.model import Graph
 from edgedeploy.precision.carried import exact, summing
-from edgedeploy.precision.loops import loops, unrolled
+from edgedeploy.precision.loops import loop_free
 from edgedeploy.precision.program import module_of
 from edgedeploy.tensors import Signature, TensorSpec
 from edgedeploy_coreml.state import REST, Stateful, plain_name
@@ -82,10 +82,7 @@ def capture(graph: Graph, whole: bool = False) -> Captured:
         whole: keep all state as exactly as fp32 does; else only what is added to from call to call.
     """
     with quiet():
-        plain = to_program(graph)
-        if loops(plain):
-            graph = unrolled(graph, plain)
-            plain = to_program(graph)
+        graph, plain = loop_free(graph)
     if not graph.signature.state:
         with quiet():
             return number(plain.run_decompositions({}), graph.signature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def test_what_a_process_used_is_the_difference_and_shares_are_of_the_time() -> N
 def test_usage_is_counted_by_this_system_and_grows_by_what_is_done(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     first = read_counters()
-    pages = bytearray(64 << 20)
-    pages[::4096] = b"x" * len(pages[::4096])
-    found = {reading.name: reading for reading in between(first, read_counters(), 0.0, (None, None)).readings}
+    with mmap.mmap(-1, 64 << 20) as pages:  # new to the process, whatever its allocator keeps
+        for page in range(0, len(pages), mmap.PAGESIZE):
+            pages[page] = 1
+        found = {reading.name: reading for reading in between(first, read_counters(), 0.0, (None, None)).readings}
     faults = found["minor page faults"]
     assert faults.trust == "exact"
     assert faults.value

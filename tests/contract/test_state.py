@@ -15,11 +15,11 @@ from torch import nn
 
 from edgedeploy import device, plugins
 from edgedeploy.capture import EagerSession
-from edgedeploy.errors import Unavailable
+from edgedeploy.errors import Unavailable, UsageError
 from edgedeploy.exporter import Evidence, Request, export
 from edgedeploy.model import Graph, Model, Source
 from edgedeploy.opening import open_artifact_here
-from edgedeploy.runtime import Session
+from edgedeploy.runtime import Carrying, Session
 from edgedeploy.tensors import Array, Signature, StateSpec, TensorSpec
 from edgedeploy.verify import verify
 
@@ -84,5 +84,26 @@ def test_every_backend_carries_it(backend: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(got, wanted, atol=within, err_msg=f"turn {turn}")
         for one in (reference, session):
             one.reset()
+    if isinstance(session, Carrying):
+        goes_on_from_what_was_held(session)
     session.close()
     assert verify(artifact.path).passed
+
+
+def goes_on_from_what_was_held(session: Carrying) -> None:
+    """Whatever ran in between; and what is no state of it changes nothing."""
+    inputs = frames(12)
+    for frame in inputs[:5]:
+        score(session, frame)
+    held = session.state()
+    assert {name: (array.shape, str(array.dtype)) for name, array in held.items()} == {"memory": ((1, 4), "float32")}
+    wanted = [score(session, frame) for frame in inputs[5:]]
+    session.restore(held)
+    for wrong in ({}, {**held, "more": held["memory"]}, {"memory": held["memory"][0]}, {"memory": np.zeros((1, 4))}):
+        with pytest.raises(UsageError, match=r"[Ss]tate"):
+            session.restore(wrong)
+    np.testing.assert_array_equal([score(session, frame) for frame in inputs[5:]], wanted)
+
+
+def test_pytorch_goes_on_from_what_was_held() -> None:
+    goes_on_from_what_was_held(EagerSession(model()))

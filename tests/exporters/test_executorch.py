@@ -391,6 +391,19 @@ def test_declared_state_starts_at_zero_and_is_shared_by_graphs(tmp_path: Path) -
     same(y, session.run({"x": x}, "decode")["y"])
 
 
+def test_state_that_starts_like_a_constant_is_not_taken_for_it(tmp_path: Path) -> None:
+    network = Cell().eval().requires_grad_(False)
+    torch.nn.init.zeros_(network.layer.bias)
+    torch.nn.init.eye_(network.layer.weight)
+    signature = Signature((_vector("x"),), (_vector("y"),), (StateSpec("h", "h_next", "float32", (1, 4)),))
+    model = Model("cell", {"main": Graph(network, signature)}, SOURCE)
+    _, session = written(model, tmp_path, delegate="portable")
+    x, h = np.full((1, 4), 0.3, np.float32), torch.zeros(1, 4)
+    for _ in range(3):
+        y, h = network(torch.from_numpy(x), h)
+        same(y, session.run({"x": x})["y"])
+
+
 def test_graphs_without_samples_stay_in_float(tmp_path: Path) -> None:
     model = net()
     other = Graph(nn.Linear(4, 2).eval(), Signature((_vector("x"),), (_vector("y", 1, 2),)))
