@@ -7,7 +7,7 @@ falls into one, and 128 filters over a spectrum of 512 points have such a one. I
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -69,17 +69,17 @@ class Fbank:
             if not holds:
                 raise UsageError(f"Features: {name} is {getattr(self, name)!r}; it has to be {expected}.")
 
-    @property
+    @cached_property
     def window(self) -> int:
         """Samples in a frame."""
         return round(self.frame * self.sample_rate)
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Samples from one frame to the next."""
         return round(self.hop * self.sample_rate)
 
-    @property
+    @cached_property
     def _points(self) -> int:
         """Of the spectrum: the next power of two."""
         return 1 << (self.window - 1).bit_length()
@@ -103,11 +103,12 @@ class Fbank:
     def _compute(self, frames: npt.NDArray[np.float64]) -> Features:
         """Features (n, bins) of frames (n, window). Each row is computed by itself, so that n changes no bit of it."""
         window, index, weights = _tables(self)
-        centred = frames - frames.mean(axis=1, keepdims=True)
-        crisp = centred.copy()
-        crisp[:, 1:] -= PRE_EMPHASIS * centred[:, :-1]
-        crisp[:, 0] -= PRE_EMPHASIS * centred[:, 0]
-        spectrum = np.fft.rfft(crisp * window, self._points)
+        crisp = frames - np.add.reduce(frames, axis=1, keepdims=True) / frames.shape[1]  # mean(), at half its overhead
+        lost = PRE_EMPHASIS * crisp
+        crisp[:, 1:] -= lost[:, :-1]
+        crisp[:, 0] -= lost[:, 0]
+        crisp *= window
+        spectrum = np.fft.rfft(crisp, self._points)
         power = spectrum.real**2 + spectrum.imag**2
         # take() leaves the points of a filter side by side, so that they are summed in one order whatever n is
         energy = np.einsum("nbp,bp->nb", np.take(power, index, axis=1), weights)
@@ -125,14 +126,16 @@ class OnlineFbank:
     def push(self, audio: Sound) -> Features:
         """The frames that are complete with the next samples (n,), any n: float32 (k, bins), not normalised."""
         fbank = self._fbank
+        window, step = fbank.window, fbank.step
         sound = np.concatenate([self.rest, audio])
         count = fbank.count(len(sound))
         features = np.empty((count, fbank.bins), np.float32)
-        if count:
-            views = np.lib.stride_tricks.sliding_window_view(sound, fbank.window)[:: fbank.step]
-            for at in range(0, count, _BLOCK):
-                features[at : at + _BLOCK] = fbank._compute(views[at : at + _BLOCK].astype(np.float64))
-        self.rest = sound[count * fbank.step :].copy()
+        for at in range(0, count, _BLOCK):
+            frames = np.empty((min(_BLOCK, count - at), window), np.float64)
+            for row, frame in enumerate(frames, at):
+                frame[:] = sound[row * step : row * step + window]
+            features[at : at + _BLOCK] = fbank._compute(frames)
+        self.rest = sound[count * step :].copy()
         return features
 
 
