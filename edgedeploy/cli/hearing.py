@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,8 +147,10 @@ class Hearing:
             typer.echo(f"  going on after {self._listener.seconds:.3f} s{plain(where)}", err=True)
         tally, stopped = Tally(self._listener), False
         try:
+            sound = _behind(source.pieces(self._listener.task.features.sample_rate), position)
+            opened = list(islice(sound, 1))  # a source that is refused does not cost the state that was kept before
             self._save_state(mark, position)
-            for piece, lost in _behind(source.pieces(self._listener.task.features.sample_rate), position):
+            for piece, lost in chain(opened, sound):
                 self._take(tally.push(piece, lost), piece)
                 position += len(piece)
                 self._save_state(mark, position)

@@ -199,6 +199,9 @@ def test_bundles_and_states_that_are_not_right(kws: Path, tmp_path: Path) -> Non
     assert "or is damaged" in refused(UsageError, kws, *clip, "--resume", "damaged.npz")
     assert "continuous listening" in refused(UsageError, kws, *clip, "--resume", "s.npz", "--continuous")
     assert "cannot be written" in refused(UsageError, kws, *clip, "--save-state", "no/s.npz")
+    kept = (tmp_path / "s.npz").read_bytes()
+    assert "does not exist" in refused(UsageError, kws, "--wav", "no.wav", "--save-state", "s.npz")
+    assert (tmp_path / "s.npz").read_bytes() == kept, "a file that is not there costs the state that was kept"
 
 
 @pytest.mark.parametrize(
