@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgedeploy.exporter import Evidence, Exporter, Request, export
     from edgedeploy.model import Graph, InputShape, Model, Source, load
     from edgedeploy.runtime import Runtime, Session
+    from edgedeploy.stream import Stream, open_stream
     from edgedeploy.tensors import Signature, StateSpec, TensorSpec
     from edgedeploy.verdict import Budget, Verdict, judge
     from edgedeploy.verify import Verification
@@ -40,6 +41,7 @@ _HOMES = {
     "exporter": ("Evidence", "Exporter", "Request", "export"),
     "model": ("Graph", "InputShape", "Model", "Source", "load"),
     "runtime": ("Runtime", "Session"),
+    "stream": ("Stream", "open_stream"),
     "tensors": ("Signature", "StateSpec", "TensorSpec"),
     "verdict": ("Budget", "Verdict", "judge"),
     "verify": ("Verification",),
@@ -68,6 +70,8 @@ __all__ = [  # noqa: RUF022  - in the order of the work
     "unmet",
     "Runtime",
     "Session",
+    "Stream",
+    "open_stream",
     "BenchOptions",
     "Measurement",
     "doubts",
