@@ -47,7 +47,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A vision transformer of two blocks: patches, position, attention, GELU, layer normalisation."""
+    """A vision transformer of one block: patches, position, attention, GELU, layer normalisation."""
 
     example_inputs = (torch.zeros(1, 3, 32, 32),)
 
@@ -56,10 +56,10 @@ class Transformer(nn.Module):
         width = 32
         self.patches = nn.Conv2d(3, width, 8, 8)
         self.position = nn.Parameter(0.02 * torch.randn(1, 16, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
-        self.attentions = nn.ModuleList(Attention(width, 4) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.attentions = nn.ModuleList(Attention(width, 4) for _ in range(1))
         self.mixers = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in range(2)
+            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in range(1)
         )
         self.classify = nn.Linear(width, 6)
 

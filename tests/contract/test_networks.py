@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,15 @@ pytest.importorskip("onnxscript")
 
 from edgedeploy import device, plugins
 from edgedeploy.artifact import CalibrationRecord
+from edgedeploy.capture import to_onnx
 from edgedeploy.errors import Unavailable
 from edgedeploy.exporter import Evidence, Request, export
-from edgedeploy.model import load
+from edgedeploy.model import Graph, Model, load
 from edgedeploy.tensors import Array
 
 DEVICES = {"coreml": "iphone-15", "qnn": "galaxy-s24", "tensorrt": "jetson-orin-nano"}
+#: Backends that capture a network themselves; all others go on from the same ONNX file, which is written once here.
+FROM_PYTORCH = ("coreml", "executorch")
 
 
 def pictures(side: int, count: int = 8) -> list[Array]:
@@ -31,15 +36,36 @@ def pictures(side: int, count: int = 8) -> list[Array]:
     return found
 
 
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Model]:
+    """``networks(name, captured)``: made by the factory, as a module of PyTorch or captured as an ONNX file."""
+    known: dict[tuple[str, bool], Model] = {}
+
+    def find(name: str, captured: bool) -> Model:
+        if (name, captured) not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(str(Path(__file__).parent))
+                sys.modules.pop("networks", None)
+                known[name, captured] = load(f"networks:{name}")
+            if captured:
+                target = tmp_path_factory.mktemp(name) / "main.onnx"
+                graph = known[name, captured].graphs["main"]
+                to_onnx(graph, target, 19)
+                known[name, captured] = dataclasses.replace(
+                    known[name, captured], graphs={"main": Graph(target, graph.signature)}
+                )
+        return known[name, captured]
+
+    return find
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize(("name", "side"), [("classifier", 48), ("transformer", 32)])
 @pytest.mark.parametrize("backend", plugins.names(plugins.EXPORTERS))
 def test_other_networks(
-    backend: str, name: str, side: int, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, name: str, side: int, precision: str, tmp_path: Path, networks: Callable[[str, bool], Model]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    sys.modules.pop("networks", None)
-    model = load(f"networks:{name}")
+    model = networks(name, backend not in FROM_PYTORCH)
     profile = device.load(DEVICES[backend]) if backend in DEVICES else None
     try:
         kind = plugins.find(plugins.EXPORTERS, backend)

@@ -366,12 +366,12 @@ def test_importing_openvino_tells_nobody() -> None:
 
 @pytest.mark.slow
 def test_a_detector(shared: Path, tmp_path: Path) -> None:
-    """YOLOv8n at 320: fp32 to the bit that floats allow, and int8 that finds the same."""
+    """YOLOv8n at 160: fp32 to the bit that floats allow, and int8 that finds the same."""
     pytest.importorskip("ultralytics")
     from edgedeploy.model import InputShape, load
     from edgedeploy.tasks.image import read_image
 
-    made = load(shared / "weights" / "yolov8n.pt", InputShape(size=(320, 320)))
+    made = load(shared / "weights" / "yolov8n.pt", InputShape(size=(160, 160)))
     images = [read_image(path) for path in sorted((shared / "data" / "coco_val128" / "images").rglob("*.jpg"))[:8]]
     exact = exported(made, "fp32", tmp_path / "fp32", samples=images)
     assert all(golden.agreement[0].snr > 100 and (golden.distance or 0) < 1e-4 for golden in exact.manifest.golden)

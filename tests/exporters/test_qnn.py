@@ -353,12 +353,12 @@ def test_the_compiler_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_detector(shared: Path, tmp_path: Path) -> None:
-    """YOLOv8n at 320 is one context, and finds on the simulator what it finds in PyTorch."""
+    """YOLOv8n at 160 is one context, and finds on the simulator what it finds in PyTorch."""
     pytest.importorskip("ultralytics")
     from edgedeploy.model import InputShape, load
     from edgedeploy.tasks.image import read_image
 
-    made = load(shared / "weights" / "yolov8n.pt", InputShape(size=(320, 320)))
+    made = load(shared / "weights" / "yolov8n.pt", InputShape(size=(160, 160)))
     images = [read_image(path) for path in sorted((shared / "data" / "coco_val128" / "images").rglob("*.jpg"))[:8]]
     for precision, furthest in (("fp16", 0.03), ("int8", 0.3)):
         kept: dict[str, Any] = {"keep_float": "model.22", "limit": 0.3} if precision == "int8" else {}  # no search
