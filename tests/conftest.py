@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +15,45 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from edgedeploy.artifact import Artifact
+    from edgedeploy.model import Graph
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # The same examples each time, however slow the machine; --hypothesis-profile=default looks for new ones.
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("deterministic")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """PyTorch parses the source of its 500 operators for every export to ONNX: longer than a small network takes."""
+    from edgedeploy import capture
+
+    real = capture._captured
+
+    def captured(graph: Graph, opset: int) -> object:
+        _keep_operators()
+        return real(graph, opset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "_captured", captured)
+        yield
+
+
+@functools.cache
+def _keep_operators() -> None:
+    """Whoever asks for the operators of an opset gets a copy of what was read for the first who asked."""
+    with suppress(ImportError, AttributeError):  # no public part of PyTorch: without it, this takes longer
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = functools.cache(ONNXRegistry.from_torchlib)
+
+        def from_torchlib(opset_version: int) -> ONNXRegistry:
+            kept = copy(read(opset_version))
+            kept.functions = {target: [*overloads] for target, overloads in kept.functions.items()}
+            return kept
+
+        ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign, assignment]
 
 
 @pytest.fixture(scope="session")
