@@ -4,10 +4,11 @@
 
 Without an argument it builds LMUFormer in full size, plain and spiking, with weights and batch statistics from a seed:
 what a frame takes does not depend on them. A frame is a hop of sound made into features, one step of the graph and its
-answer; *window* is the same for a whole clip, features of 98 frames and the graph `main`, which is what a model without
-state would have to do for each frame. Window and step take turns in processes of their own. The soak is a process of
-its own too, with frames back to back: what is resident after each tenth of them, and then the same with Python's
-allocations traced. Sound is the bundle's own samples unless --samples names recordings.
+answer; *window* is the same for a whole clip, its features and the graph `main`, which is what a model without state
+would have to do for each frame. A recording of a second has 98 frames of features, the bundle's own samples have as
+many as the network takes. Window and step take turns in processes of their own. The soak is a process of its own too,
+with frames back to back: what is resident after each tenth of them, and then the same with Python's allocations traced.
+Sound is the bundle's own samples unless --samples names recordings.
 """
 
 from __future__ import annotations
@@ -143,18 +144,21 @@ def _times(name: str, steady: Measurement, paced: Measurement) -> list[Row]:
         low, high = (None, None) if isinstance(between, TooFew) else between
         factor = found.real_time_factor or Metric("", None, "")
         rows += [
-            Row(
-                f"{name}: real-time factor, {how}", factor.value or 0.0, "", "at most", FACTOR, factor.low, factor.high
-            ),
+            Row(f"{name}: real-time factor, {how}", _told_of(factor), "", "at most", FACTOR, factor.low, factor.high),
             Row(f"  a frame, p50, {how}", measurement.latency, "s", low=low, high=high),
             *([] if isinstance(p99, TooFew) else [Row(f"  a frame, p99, {how}", p99, "s")]),
         ]
     missed = outcome(paced).headline
     rows.append(
-        Row("  share of frames later than their period", missed.value or 0.0, "", "", None, missed.low, missed.high)
+        Row("  share of frames later than their period", _told_of(missed), "", "", None, missed.low, missed.high)
     )
     rows.append(Row("  memory of the model", float(steady.model_memory or 0), "B"))
     return rows
+
+
+def _told_of(metric: Metric) -> float:
+    """No number where nothing was measured, which meets no target."""
+    return float("nan") if metric.value is None else metric.value
 
 
 def _ratios(name: str, both: Versus) -> list[Row]:
