@@ -33,7 +33,8 @@ class LayerCost:
         name: its path in the network.
         kind: ``recurrence`` is the memory step by step, ``window`` the same as a sum over the past of its signal.
         macs: multiply-adds, zeros at the ends of a clip included.
-        rate: share of its inputs that are not 0, for one that reads spikes; ``None`` where inputs are real numbers.
+        rate: share of its inputs that are not 0, for one that reads spikes (of all that it adds up, for a sum over the
+            past); ``None`` where inputs are real numbers.
     """
 
     name: str
@@ -135,7 +136,7 @@ def spike_cost(network: LMUFormer, features: Tensor) -> SpikeCost:
     for name, rate in signals.items():
         memory = cast(Memory, network.get_submodule(name))
         order, taps = memory.order, memory.response.shape[1]
-        past = sum(min(t + 1, taps) for t in range(frames))
+        past = int(_reach(frames, taps).sum())
         recurrences.append(LayerCost(name, "recurrence", (order * order + order) * frames, None))
         windows.append(LayerCost(name, "window", order * past, rate))
     constants = [cast(Unit, unit).memory for unit in network.units]
@@ -162,8 +163,11 @@ def _watched(network: LMUFormer, layers: list[LayerCost], signals: dict[str, flo
                 layers.append(LayerCost(name, "convolution", macs, rate))
             elif isinstance(layer, nn.Linear):
                 layers.append(LayerCost(name, "linear", out[0].numel() * layer.in_features, rate))
+            elif rate is None:
+                signals[name] = None
             else:
-                signals[name] = rate
+                reach = _reach(inputs[0].shape[-1], cast(Memory, layer).response.shape[1]).to(inputs[0])
+                signals[name] = float((inputs[0] * reach).sum() / (reach.sum() * len(inputs[0])))
 
         return layer.register_forward_hook(note)
 
@@ -174,6 +178,14 @@ def _watched(network: LMUFormer, layers: list[LayerCost], signals: dict[str, flo
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _reach(frames: int, taps: int) -> Tensor:
+    """Of how many frames' memory, as a sum over the past, the signal of each frame is a part: (frames,).
+
+    A spike at the beginning of a clip is added more often than one at its end.
+    """
+    return torch.arange(frames, 0, -1).clamp(max=taps)
 
 
 def _rate(x: Tensor) -> float | None:

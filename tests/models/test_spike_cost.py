@@ -62,10 +62,21 @@ def test_energy_is_that_of_additions_for_spikes(spikes: tuple[LMUFormer, torch.T
     layers = 4.6e-12 * cost.real_macs + 0.9e-12 * sum((layer.rate or 0) * layer.macs for layer in cost.layers[1:])
     assert cost.layer_energy == pytest.approx(layers)
     assert cost.energy("recurrence") == pytest.approx(layers + 4.6e-12 * (6 * 6 + 6) * 30)
-    signal = cost.windows[0].rate
-    assert signal is not None
-    assert 0 < signal < 1
-    assert cost.energy("window") == pytest.approx(layers + 0.9e-12 * signal * 6 * 30 * 31 / 2)
+
+
+def test_energy_of_the_window_counts_a_spike_as_often_as_it_is_added(
+    spikes: tuple[LMUFormer, torch.Tensor, SpikeCost],
+) -> None:
+    network, features, cost = spikes
+    signals: list[torch.Tensor] = []
+    handle = network.units[0].memory.register_forward_hook(lambda _, inputs, out: signals.append(inputs[0][:, 0]))  # type: ignore[union-attr]
+    network.traits(features)
+    handle.remove()
+    taps = network.units[0].memory.response.shape[1]  # type: ignore[union-attr, index]
+    additions = [6 * sum(float(signal[max(0, t + 1 - taps) : t + 1].sum()) for t in range(30)) for signal in signals[0]]
+    assert sum(additions) > 0
+    mean = sum(additions) / len(additions)
+    assert cost.energy("window") - cost.layer_energy == pytest.approx(0.9e-12 * mean)
 
 
 @pytest.mark.parametrize("shape", [(30, 12), (0, 30, 12), (2, 30, 13)])
