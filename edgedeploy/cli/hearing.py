@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,19 +144,16 @@ class Hearing:
             position = _position(state, mark)
             where = f" in {source.name} behind {position} samples" if position else ""
             typer.echo(f"  going on after {self._listener.seconds:.3f} s{plain(where)}", err=True)
-        tally, stopped = Tally(self._listener), False
+        tally, stopped, kept = Tally(self._listener), False, False
         try:
-            sound = _behind(source.pieces(self._listener.task.features.sample_rate), position)
-            opened = list(islice(sound, 1))  # a source that is refused does not cost the state that was kept before
-            self._save_state(mark, position)
-            for piece, lost in chain(opened, sound):
+            for piece, lost in _behind(source.pieces(self._listener.task.features.sample_rate), position):
                 self._take(tally.push(piece, lost), piece)
                 position += len(piece)
-                self._save_state(mark, position)
+                kept = self._save_state(mark, position)
         except KeyboardInterrupt:
             stopped = True
             self._voice.quiet()
-            if self._save is not None:
+            if kept:
                 typer.echo(f"  what is known so far is kept: go on with --resume {plain(str(self._save))}", err=True)
         try:
             self._take(tally.finish(), None)
@@ -172,13 +168,15 @@ class Hearing:
         for event in events:
             self._voice.say(event)
 
-    def _save_state(self, mark: str | None, position: int) -> None:
+    def _save_state(self, mark: str | None, position: int) -> bool:
+        """Keep the stream as it is now, where that was asked for."""
         if self._save is None:
-            return
+            return False
         state = self._listener.save()
         context = {**state.context, "source": {"mark": mark, "position": position}}
         with writable(self._save):
             dataclasses.replace(state, context=context).write(self._save)
+        return True
 
 
 def _position(state: StreamState, mark: str | None) -> int:

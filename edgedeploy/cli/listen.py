@@ -99,7 +99,8 @@ def listen(
 
     files = wav or []
     _refuse(files, microphone, {"--input": source, "--duration": duration}, (save_state, resume, plot))
-    shown, limit = parse(every, "s"), None if duration is None else parse(duration, "s")
+    _refuse_loss(bundle, save_state, resume, plot)
+    shown, limit = _time("--every", every), None if duration is None else _time("--duration", duration)
     rest = None if refractory is None else parse(refractory, "s")
     how = {"threshold": threshold, "patience": patience, "least": least, "smoothing": smoothing}
     policy = _policy(**how, refractory=rest, onset=onset)
@@ -146,6 +147,30 @@ def _refuse(
         from edgedeploy.report.listening import refuse_suffix
 
         refuse_suffix(plot)
+
+
+def _refuse_loss(bundle: Path, save: Path | None, resume: Path | None, plot: Path | None) -> None:
+    """Refuse what could not be written after all has been heard, and what would be written over something else."""
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise UsageError(f"{plot} cannot be written: there is no folder {plot.parent}.")
+    if save is None:
+        return
+    if save.exists() and (resume is None or not save.samefile(resume)):
+        raise UsageError(
+            f"{save} is there already. If it is the state of a stream, go on from it with --resume {save}; else give "
+            "--save-state another name, or remove it."
+        )
+    if bundle.is_dir() and save.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(f"{save} is inside the bundle, which holds nothing but what was exported: give another place.")
+
+
+def _time(flag: str, text: str) -> float:
+    from edgedeploy.units import parse
+
+    seconds = parse(text, "s")
+    if seconds < 0:
+        raise UsageError(f"{flag} {text}: a time from 0 up is needed.")
+    return seconds
 
 
 def _policy(**asked: float | int | None) -> Policy:

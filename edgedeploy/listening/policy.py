@@ -75,7 +75,7 @@ class Decider:
         smooth = np.mean(self._window, axis=0)
         word = int(np.argmax(smooth))
         score = float(smooth[word])
-        if score < self._policy.threshold or frames < self._least:
+        if not score >= self._policy.threshold or frames < self._least:  # a score that is no number decides nothing
             self._word, self._run = -1, 0
             return None
         self._run = self._run + 1 if word == self._word else 1

@@ -199,9 +199,22 @@ def test_bundles_and_states_that_are_not_right(kws: Path, tmp_path: Path) -> Non
     assert "or is damaged" in refused(UsageError, kws, *clip, "--resume", "damaged.npz")
     assert "continuous listening" in refused(UsageError, kws, *clip, "--resume", "s.npz", "--continuous")
     assert "cannot be written" in refused(UsageError, kws, *clip, "--save-state", "no/s.npz")
+
+
+def test_nothing_is_written_over(kws: Path, tmp_path: Path) -> None:
+    clip = ("--wav", "clip.wav")
+    listen(kws, *clip, "--save-state", "s.npz")
     kept = (tmp_path / "s.npz").read_bytes()
-    assert "does not exist" in refused(UsageError, kws, "--wav", "no.wav", "--save-state", "s.npz")
-    assert (tmp_path / "s.npz").read_bytes() == kept, "a file that is not there costs the state that was kept"
+    sound = (tmp_path / "clip.wav").read_bytes()
+    assert "go on from it with --resume s.npz" in refused(UsageError, kws, *clip, "--save-state", "s.npz")
+    assert "clip.wav is there already" in refused(UsageError, kws, *clip, "--save-state", "clip.wav")
+    assert "inside the bundle" in refused(UsageError, kws, *clip, "--save-state", kws / "s.npz")
+    soundfile.write(tmp_path / "loud.wav", 100 * CLIP, RATE, "FLOAT")
+    again = ("--resume", "s.npz", "--save-state", "s.npz")
+    for name, said in (("no.wav", "does not exist"), ("loud.wav", "samples have to be numbers in -1 to 1")):
+        assert said in refused(UsageError, kws, "--wav", name, *again)
+    assert (tmp_path / "s.npz").read_bytes() == kept, "sound that is refused costs the state that was kept"
+    assert (tmp_path / "clip.wav").read_bytes() == sound
 
 
 @pytest.mark.parametrize(
@@ -213,6 +226,9 @@ def test_bundles_and_states_that_are_not_right(kws: Path, tmp_path: Path) -> Non
         (("--wav", "a", "--wav", "b", "--plot", "c.png"), "--plot is about one stream: give one file, not 2"),
         (("--wav", "a", "--plot", "c.jpg"), "c.jpg is no .png, .svg or .pdf file"),
         (("--wav", "a", "--plot", "c.png", "--resume", "s"), "leave out --plot, or --resume"),
+        (("--wav", "a", "--plot", "no/c.png"), "there is no folder no"),
+        (("--wav", "a", "--every", "-1s"), "--every -1s: a time from 0 up"),
+        (("--microphone", "--duration", "-1s"), "--duration -1s: a time from 0 up"),
         (("--wav", "a", "--threshold", "2"), "threshold is between 0 and 1, not 2"),
         (("--wav", "a", "--every", "3"), "no unit"),
     ],
