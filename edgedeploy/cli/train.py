@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     model: Annotated[str, typer.Argument(help="lmuformer; ds-cnn or mean-fbank to hold it against.")],
-    data: Annotated[Path, typer.Option(help="Folder of recordings, as of Speech Commands or Free Spoken Digits.")],
+    data: Annotated[Path, typer.Option(help="Folder of recordings: one per word, or as of Free Spoken Digits.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all that comes out; gone on with.")],
     recipe: Annotated[str, typer.Option(help="paper, small or digits; or a file, NAME.toml.")] = "paper",
     spiking: Annotated[bool, typer.Option("--spiking", help="Spikes between the layers.")] = False,

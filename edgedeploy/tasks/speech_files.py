@@ -24,9 +24,14 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 #: Takes below this are the test part of the Free Spoken Digit Dataset, by its own rule.
 _TEST_TAKES = 5
-_LISTS = {"test": "testing_list.txt", "val": "validation_list.txt"}
+#: Parts of the layout of Speech Commands, and the files that say what is in them, a line word/file for each.
+LISTS = {"test": "testing_list.txt", "val": "validation_list.txt"}
 _SPEAKER = re.compile(r"(.+)_nohash_\d+$")
 _DIGIT = re.compile(r"([0-9])_([^_]+)_([0-9]+)$")
+
+
+class Unlisted(UsageError):
+    """A folder of words has no list that says what is in a split of it."""
 
 
 def read_clips(path: str | Path, split: str) -> ClipSet:
@@ -38,7 +43,8 @@ def read_clips(path: str | Path, split: str) -> ClipSet:
     4 for the test, the others to train on.
 
     Raises:
-        UsageError: no such layout, nothing in it, or it does not say what is in this split.
+        Unlisted: it does not say what is in this split.
+        UsageError: no such layout, or nothing in it.
     """
     path = Path(path)
     if split not in SPLITS:
@@ -95,7 +101,7 @@ def _words(root: Path, split: str) -> ClipSet:
     if not found:
         raise UsageError(f"{root} has no folder with recordings: expected one per word, with .wav files in it.")
     labels = WORDS if found == set(WORDS) else tuple(sorted(found))
-    lists = {part: _listed(root / file) for part, file in _LISTS.items()}
+    lists = {part: _listed(root / file) for part, file in LISTS.items()}
     _refuse_missing(name, split, lists)
     listed = {part: keys or set() for part, keys in lists.items()}
     clips, empty = [], []
@@ -129,8 +135,8 @@ def _listed(path: Path) -> set[str] | None:
 def _refuse_missing(name: str, split: str, lists: dict[str, set[str] | None]) -> None:
     for part in {"all": (), "train": ("test",), "val": ("val",), "test": ("test",)}[split]:
         if lists[part] is None:
-            raise UsageError(
-                f"{name} has no {_LISTS[part]}, so that nothing says what is in its split '{split}': take 'all', and "
+            raise Unlisted(
+                f"{name} has no {LISTS[part]}, so that nothing says what is in its split '{split}': take 'all', and "
                 "hold out speakers."
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from edgedeploy.errors import UsageError
 from edgedeploy.tasks.audio import read_audio
 from edgedeploy.tasks.clips import ClipSet
 from edgedeploy.tasks.fbank import Fbank
+from edgedeploy.tasks.keywords import mono
 
 Array = npt.NDArray[np.float32]
 
@@ -81,7 +83,7 @@ def read_bank(clips: ClipSet, window: Window, say: Callable[[str], None] | None 
     """Read all clips of a set; sound of another rate is converted, and clips without a frame of sound are left out.
 
     Raises:
-        UsageError: a clip cannot be read, or there is none.
+        UsageError: a clip cannot be read, or holds what no keyword model takes, or there is none.
         Unavailable: what reads sound is not installed.
     """
     fbank = window.fbank
@@ -89,7 +91,7 @@ def read_bank(clips: ClipSet, window: Window, say: Callable[[str], None] | None 
     for number, clip in enumerate(clips.clips):
         if say is not None and number % _TOLD == 0:
             say(f"reading clips: {number} of {len(clips)}")
-        wave = read_audio(clip.path, fbank.sample_rate, resample=True)
+        wave = _sound(clip.path, fbank.sample_rate)
         if len(wave) >= fbank.window:
             waves.append(wave)
         else:
@@ -103,3 +105,11 @@ def read_bank(clips: ClipSet, window: Window, say: Callable[[str], None] | None 
     words = np.array([clip.word for clip in clips.clips], np.int64)
     fits = 4 * len(waves) * window.frames * fbank.bins <= KEPT
     return Bank(clips, window, tuple(waves), words, tuple(map(window.raw, waves)) if fits else ())
+
+
+def _sound(path: Path, rate: int) -> Array:
+    wave = read_audio(path, rate, resample=True)
+    try:
+        return mono(wave, rate)
+    except UsageError as error:
+        raise UsageError(f"{path} is no clip to train on: {str(error)[0].lower()}{str(error)[1:]}") from error

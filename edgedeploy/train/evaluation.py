@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,9 @@ def judge(network: nn.Module, bank: Bank) -> Score:
             loss += float(nn.functional.binary_cross_entropy_with_logits(logits, targets)) * len(indices)
             hits += (logits.argmax(dim=1) == words).tolist()
     network.train(was)
-    firing = {name: float(np.mean(rates)) for name, rates in spikes.items()}
+    firing = {
+        name: sum(fired for fired, _ in calls) / max(1, sum(of for _, of in calls)) for name, calls in spikes.items()
+    }
     return Score(len(bank), sum(hits), loss / len(bank), firing, _by_speaker(bank, hits))
 
 
@@ -76,13 +77,16 @@ def _by_speaker(bank: Bank, hits: Sequence[bool]) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def _firing(network: nn.Module) -> Iterator[dict[str, list[float]]]:
-    """Listen to the spiking layers of a network: mean of their outputs at every call, by name."""
-    heard: dict[str, list[float]] = {}
+def _firing(network: nn.Module) -> Iterator[dict[str, list[tuple[float, int]]]]:
+    """Listen to the spiking layers of a network: spikes, and neurons times frames, at every call, by name.
+
+    Both, for calls are not all on as many clips.
+    """
+    heard: dict[str, list[tuple[float, int]]] = {}
 
     def listen(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         heard[name] = []
-        return module.register_forward_hook(lambda _, inputs, spikes: heard[name].append(_mean(spikes)))
+        return module.register_forward_hook(lambda _, inputs, spikes: heard[name].append(_fired(spikes)))
 
     handles = [listen(name, module) for name, module in network.named_modules() if isinstance(module, LIF)]
     try:
@@ -92,5 +96,5 @@ def _firing(network: nn.Module) -> Iterator[dict[str, list[float]]]:
             handle.remove()
 
 
-def _mean(spikes: Tensor) -> float:
-    return float(spikes.float().mean())
+def _fired(spikes: Tensor) -> tuple[float, int]:
+    return float(spikes.sum(dtype=torch.float64)), spikes.numel()

@@ -2,7 +2,7 @@
 
 ::
 
-    training.json      what is trained on what, written first (`edgedeploy.train.run.Mark`)
+    training.json      what is trained on what, before the first epoch (`edgedeploy.train.run.Mark`)
     epochs.jsonl       a line per epoch (`edgedeploy.train.log.Epoch`)
     curves.png         the same as a picture
     last.pt            where the training stands after its last finished epoch (`edgedeploy.train.state`)
@@ -22,6 +22,8 @@ from edgedeploy.records import canonical, to_json
 
 MARK, LOG, CURVES, STATE = "training.json", "epochs.jsonl", "curves.png", "last.pt"
 BEST, RESULT = "best.safetensors", "result.json"
+#: What is there only after something has been learnt.
+TRAINED = (RESULT, BEST, STATE, LOG)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -85,7 +85,8 @@ def train(course: Course, follow: Follower | None = None) -> Trained:
         follow: told of every step, and after every epoch, when its state is on disk.
 
     Raises:
-        UsageError: fewer than two clips to train on, the folder holds another training, or it cannot be written.
+        UsageError: fewer than two clips to train on, the folder holds another training or a damaged one, or it cannot
+            be written.
         RunFailed: the loss is not finite any more, or memory ran out.
     """
     _check(course)
@@ -97,8 +98,7 @@ def train(course: Course, follow: Follower | None = None) -> Trained:
     epochs: tuple[Epoch, ...] = ()
     kept: Mapping[str, Tensor] = {}
     if found:
-        network.load_state_dict(found.network)
-        optimizer.load_state_dict(dict(found.optimizer))
+        _go_on(course, network, optimizer, found)
         kept, epochs = found.best, read_log(course.folder / places.LOG, found.epoch)
     follow = follow or Follower()
     for index in range(len(epochs), training.epochs):
@@ -116,6 +116,36 @@ def train(course: Course, follow: Follower | None = None) -> Trained:
         )
         follow.epoch(epoch)
     return Trained(_with(network, kept), epochs)
+
+
+def _go_on(course: Course, network: nn.Module, optimizer: torch.optim.Adam, found: state.Standing) -> None:
+    """Load the state after an epoch.
+
+    Raises:
+        UsageError: tensors are missing in it, or have another shape.
+    """
+    try:
+        _with(network, found.best)
+        network.load_state_dict(dict(found.network))
+        optimizer.load_state_dict(dict(found.optimizer))
+        for weight, own in optimizer.state.items():
+            if any(own[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")) or own["step"].numel() != 1:
+                raise ValueError("Adam's moments are not of the shapes of the weights")
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{course.folder / places.STATE} is damaged: what is in it does not fit the network that is trained here. "
+            "Train again from the first epoch with --fresh."
+        ) from error
+
+
+def check(course: Course) -> None:
+    """Refuse what cannot be trained; nothing is written.
+
+    Raises:
+        UsageError: fewer than two clips to train on, or a network that cannot be built.
+    """
+    _check(course)
+    _untrained(course)
 
 
 def _check(course: Course) -> None:

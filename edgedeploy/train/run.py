@@ -14,8 +14,10 @@ from torch import nn
 
 from edgedeploy.errors import UsageError
 from edgedeploy.models import native
+from edgedeploy.recognition.resampling import ENOUGH_SPEAKERS
 from edgedeploy.records import read_json, to_json
 from edgedeploy.tasks import contract_of
+from edgedeploy.tasks.clips import ClipSet
 from edgedeploy.tasks.keywords import Keywords
 from edgedeploy.train import folder as places
 from edgedeploy.train.bank import Bank, Window, read_bank
@@ -23,7 +25,7 @@ from edgedeploy.train.baselines import fit_linear
 from edgedeploy.train.evaluation import Score, judge
 from edgedeploy.train.folder import writing
 from edgedeploy.train.log import Epoch, best
-from edgedeploy.train.loop import Course, train
+from edgedeploy.train.loop import Course, check, train
 from edgedeploy.train.networks import LINEAR, build, options_of
 from edgedeploy.train.pace import Pace
 from edgedeploy.train.recipe import Recipe
@@ -127,7 +129,7 @@ def run(request: Request, say: Say) -> TrainingRun:
     sets = {"train": splits.train, "val": splits.val, **({"test": splits.test} if splits.test else {})}
     parts = {name: Part(len(clips), len(clips.speakers), clips.digest()) for name, clips in sets.items()}
     mark = Mark(request.architecture, options, recipe, request.held, parts)
-    _begin(request, mark)
+    _refuse_other(request, mark)
     window = Window(recipe.features, recipe.network.frames)
     banks = {name: read_bank(clips, window, say) for name, clips in sets.items()}
     network, epochs = _trained(request, mark, banks, say)
@@ -140,7 +142,7 @@ def run(request: Request, say: Say) -> TrainingRun:
         val=judge(network, banks["val"]),
         test=judge(network, banks["test"]) if "test" in banks else None,
         seconds=sum(epoch.seconds for epoch in epochs),
-        notes=_notes(splits, banks),
+        notes=(*_notes(splits, banks), *_few(splits.test)),
         tools=_tools(),
     )
     _keep(request.folder, mark, network, splits.train.labels, to_json(found.best))
@@ -148,33 +150,46 @@ def run(request: Request, say: Say) -> TrainingRun:
     return found
 
 
-def _begin(request: Request, mark: Mark) -> None:
-    """Mark the folder as this training's.
+def _refuse_other(request: Request, mark: Mark) -> None:
+    """Go on with the same training only; of another one that came to no epoch there is nothing to lose.
 
     Raises:
-        UsageError: it is another's.
+        UsageError: the folder is another's.
     """
     folder, own = request.folder, to_json(mark)
-    if request.fresh:
-        places.clear(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}.") from error
-    before = read_json(folder / places.MARK) if (folder / places.MARK).exists() else own
+    if request.fresh or not any((folder / name).exists() for name in places.TRAINED):
+        return
+    before = read_json(folder / places.MARK)
     if before != own:
         differs = [key for key in own if not isinstance(before, dict) or before.get(key) != own[key]]
         raise UsageError(
             f"{folder} holds a training with another {' and another '.join(differs)}. Give another folder, or throw "
             "away what is in this one with --fresh."
         )
+
+
+def _begin(request: Request, mark: Mark) -> None:
+    """Mark the folder as this training's, when nothing that is asked for can be refused any more.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    folder = request.folder
+    if request.fresh:
+        places.clear(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror}.") from error
     places.write_record(folder / places.MARK, mark)
 
 
 def _trained(request: Request, mark: Mark, banks: Mapping[str, Bank], say: Say) -> tuple[nn.Module, tuple[Epoch, ...]]:
     if request.architecture == LINEAR:
         say("finding the linear classifier")
-        return fit_linear(banks["train"], banks["val"]), ()
+        linear = fit_linear(banks["train"], banks["val"])
+        _begin(request, mark)
+        return linear, ()
     labels = banks["train"].clips.labels
 
     def keep(network: nn.Module, epoch: Epoch) -> None:
@@ -182,6 +197,8 @@ def _trained(request: Request, mark: Mark, banks: Mapping[str, Bank], say: Say) 
 
     factory = partial(build, request.architecture, mark.options)
     course = Course(request.recipe, factory, banks["train"], banks["val"], request.folder, key_of(mark), keep)
+    check(course)
+    _begin(request, mark)
     trained = train(course, Pace(request.recipe.training.epochs, say))
     return trained.network, trained.epochs
 
@@ -209,6 +226,17 @@ def _notes(splits: Splits, banks: Mapping[str, Bank]) -> tuple[str, ...]:
         frames = banks["train"].window.frames
         notes.append(f"{cut} of {total} clips are longer than the {frames} frames of network.frames, and are cut.")
     return tuple(dict.fromkeys(notes))
+
+
+def _few(test: ClipSet | None) -> tuple[str, ...]:
+    """A sentence where the interval of the test is not one for other speakers; nobody knows who is not named."""
+    if test is None or not all(clip.speaker for clip in test.clips) or len(test.speakers) >= ENOUGH_SPEAKERS:
+        return ()
+    count = len(test.speakers)
+    return (
+        f"Test clips of {count} speaker{'s'[: count != 1]}: the 95 % interval is over clips, and too narrow for "
+        "other speakers; edgedeploy compare resamples speakers.",
+    )
 
 
 def _tools() -> dict[str, str]:

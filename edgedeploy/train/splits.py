@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Literal
 
 from edgedeploy.errors import UsageError
 from edgedeploy.tasks.clips import ClipSet, hold_out, speaker_folds
-from edgedeploy.tasks.speech_files import read_clips
+from edgedeploy.tasks.speech_files import DIGITS, LISTS, Unlisted, read_clips
 
 #: Of a set without clips to validate on, one part in so many is taken for it.
 PARTS = 10
+
+_FOLD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def split(folder: Path, held: str = "") -> Splits:
     """
     rest, test = _tested(folder, held)
     val = None if held else _own(folder, "val")
-    notes = [*rest.faults]
+    notes = [*rest.faults] if test else [*rest.faults, _untested(folder, rest)]
     if val is None:
         rest, val, note = _validated(rest)
         notes.append(note)
@@ -54,17 +57,29 @@ def split(folder: Path, held: str = "") -> Splits:
 def _tested(folder: Path, held: str) -> tuple[ClipSet, ClipSet | None]:
     """What is left, and what is tested on."""
     if not held:
-        return read_clips(folder, "train"), _own(folder, "test")
+        try:
+            return read_clips(folder, "train"), _own(folder, "test")
+        except Unlisted:
+            return _all_but_val(folder), None
     clips = read_clips(folder, "all")
-    number, slash, of = held.partition("/")
-    if slash and number.isdigit() and of.isdigit():
-        folds = speaker_folds(clips, int(of))
-        if not 1 <= int(number) <= len(folds):
+    fold = _FOLD.fullmatch(held)
+    if fold:
+        number, of = int(fold[1]), int(fold[2])
+        folds = speaker_folds(clips, of)
+        if not 1 <= number <= of:
             raise UsageError(f"There is no fold {held} of the speakers: the first is 1/{of}, the last {of}/{of}.")
-        rest, test = folds[int(number) - 1]
+        rest, test = folds[number - 1]
     else:
         rest, test = hold_out(clips, [name.strip() for name in held.split(",") if name.strip()])
     return replace(rest, split="train"), replace(test, split="test")
+
+
+def _all_but_val(folder: Path) -> ClipSet:
+    """What there is to train on where nothing is said to be for the test."""
+    clips, val = read_clips(folder, "all"), _own(folder, "val")
+    kept = {clip.path for clip in val.clips} if val else set()
+    rest = clips.subset(index for index, clip in enumerate(clips.clips) if clip.path not in kept)
+    return replace(rest, split="train")
 
 
 def _own(folder: Path, part: Literal["val", "test"]) -> ClipSet | None:
@@ -73,6 +88,23 @@ def _own(folder: Path, part: Literal["val", "test"]) -> ClipSet | None:
         return read_clips(folder, part)
     except UsageError:
         return None
+
+
+def _untested(folder: Path, clips: ClipSet) -> str:
+    """A sentence on why nothing is tested on, and what to do about it."""
+    file = LISTS["test"]
+    why = f"{file} names no recording that is there" if (folder / file).is_file() else f"there is no {file}"
+    ways = [f"list some in {file}, a line word/file for each"]
+    if clips.labels == DIGITS:  # these are not listed
+        why, ways = "there is no take that is for the test", ["record takes 0 to 4"]
+    if not all(clip.speaker for clip in clips.clips):
+        ways.append("name the files <speaker>_nohash_<number>.wav and hold speakers out with --hold-out")
+    elif len(clips.speakers) > 1:
+        ways.append(f"hold out some of the {len(clips.speakers)} speakers with --hold-out")
+    return (
+        f"{clips.name} has no clips to test on ({why}): all are trained or validated on. "
+        f"For test clips {', or '.join(ways)}."
+    )
 
 
 def _validated(clips: ClipSet) -> tuple[ClipSet, ClipSet, str]:

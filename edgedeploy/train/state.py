@@ -9,7 +9,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ def read(path: Path, key: str) -> Standing | None:
         raise UsageError(f"{path} is damaged. Delete it to train again from the first epoch.") from error
     if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
         raise UsageError(f"{path} is no state of a training of this version. Delete it, or give another folder.")
+    if set(found) != {field.name for field in fields(Standing)}:
+        raise UsageError(f"{path} is damaged. Train again from the first epoch with --fresh.")
     standing = Standing(**found)
     if standing.key != key:
         raise UsageError(

@@ -84,6 +84,57 @@ def test_files_that_hold_no_mono_sound_are_refused(tmp_path: Path) -> None:
             read_audio(path, 8000)
 
 
+def header(path: Path, whole: int | None, size: int) -> Path:
+    """The file with other sizes in its header: of all, and of the samples."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = size.to_bytes(4, "little")
+    if whole is not None:
+        content[4:8] = whole.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_wav_that_is_cut_off_is_refused(tmp_path: Path, subtype: str) -> None:
+    path = written(tmp_path / "a.wav", subtype=subtype)
+    whole = path.read_bytes()
+    start = whole.index(b"data") + 8
+    bytes_each = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[subtype]
+    path.write_bytes(whole[: start + 1000 * bytes_each])
+    said = rf"a\.wav is cut off: it says 0\.500 s .* holds 0\.125 s, so that 0\.375 s \({3000 * bytes_each} bytes\)"
+    with pytest.raises(UsageError, match=said):
+        read_audio(path, 8000)
+    with pytest.raises(UsageError, match="is cut off"):
+        next(blocks(path, 8000))
+    path.write_bytes(whole[:start])
+    with pytest.raises(UsageError, match="before its first sample"):
+        read_audio(path, 8000)
+
+
+@pytest.mark.parametrize(
+    ("whole", "size"),
+    [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (8, 0), (36, 0), (0xFFFFFFFF, 0), (0x7FFFF024, 0x7FFFF000), (None, 0xFFFFFFFF)],
+)
+def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(tmp_path: Path, whole: int | None, size: int) -> None:
+    path = header(written(tmp_path / "a.wav", np.tile(SOUND, 5)), whole, size)
+    expected = read_audio(written(tmp_path / "b.wav", np.tile(SOUND, 5)), 8000)
+    np.testing.assert_array_equal(read_audio(path, 8000), expected)
+    np.testing.assert_array_equal(np.concatenate(list(blocks(path, 8000, seconds=0.3))), expected)
+
+
+def test_what_stands_behind_the_samples_is_no_sound(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav", SOUND[:-1], subtype="PCM_U8")  # an odd number of bytes, and one to fill up
+    more = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    path.write_bytes(path.read_bytes() + more)
+    assert len(read_audio(path, 8000)) == len(SOUND) - 1
+    none = written(tmp_path / "none.wav", SOUND[:0])
+    size = len(none.read_bytes() + more) - 8
+    none.write_bytes(none.read_bytes() + more)
+    with pytest.raises(UsageError, match="0 samples"):
+        read_audio(header(none, size, 0), 8000)
+
+
 def test_a_rate_that_sound_does_not_have_is_not_resampled(tmp_path: Path) -> None:
     pytest.importorskip("soxr")
     with pytest.raises(UsageError, match="1 Hz is no rate of sound"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgedeploy.errors import UsageError
-from edgedeploy.tasks.speech_files import WORDS, is_clips, read_clips
+from edgedeploy.tasks.speech_files import WORDS, Unlisted, is_clips, read_clips
 
 
 def folder(root: Path, files: list[str], **lists: list[str]) -> Path:
@@ -98,7 +98,7 @@ def test_faults_are_told(words: Path) -> None:
 def test_without_lists_there_are_no_parts(tmp_path: Path, split: str, missing: str) -> None:
     root = folder(tmp_path / "own", ["a/1.wav", "b/2.wav"])
     assert len(read_clips(root, "all")) == 2
-    with pytest.raises(UsageError, match=f"{missing}_list.txt.*split '{split}': take 'all', and hold out speakers"):
+    with pytest.raises(Unlisted, match=f"{missing}_list.txt.*split '{split}': take 'all', and hold out speakers"):
         read_clips(root, split)
 
 

@@ -122,7 +122,16 @@ def test_folds_hold_every_speaker_out_once(tones: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "said"), [("eve", "no speaker 'eve'"), ("5/4", "no fold 5/4"), ("1/9", "4 speakers"), (" , ", "held out")]
+    ("held", "said"),
+    [
+        ("eve", "no speaker 'eve'"),
+        ("5/4", "no fold 5/4"),
+        ("0/4", "no fold 0/4"),
+        ("1/9", "4 speakers"),
+        (" , ", "held out"),
+        ("²/5", "no speaker '²/5'"),
+        ("9" * 5000 + "/5", "no speaker '999"),
+    ],
 )
 def test_speakers_that_cannot_be_held_out(tones: Path, held: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -135,9 +144,70 @@ def test_one_word_and_unknown_speakers_are_refused(tmp_path: Path) -> None:
         soundfile.write(tmp_path / "a" / f"{number}.wav", np.zeros(800, np.float32), RATE)
     with pytest.raises(UsageError, match="does not say who speaks"):
         split(tmp_path, "ann")
+    with pytest.raises(UsageError, match="of 1 word to train on"):
+        split(tmp_path)
     (tmp_path / "testing_list.txt").write_text("a/0.wav\n")
     with pytest.raises(UsageError, match="of 1 word to train on"):
         split(tmp_path)
+
+
+def plain(root: Path, name: str = "{0}.wav") -> Path:
+    for word in ("a", "b"):
+        (root / word).mkdir(parents=True)
+        for number in range(10):
+            soundfile.write(root / word / name.format(number), np.full(800, 0.1, np.float32), RATE)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("{0}.wav", "name the files <speaker>_nohash_<number>.wav"), ("{0}_nohash_0.wav", "some of the 10 speakers")],
+)
+def test_a_folder_of_words_without_lists_is_trained_on_and_tells_how_to_test(
+    tmp_path: Path, name: str, way: str
+) -> None:
+    found = split(plain(tmp_path / "own", name))
+    assert found.test is None
+    assert (len(found.train) + len(found.val), len(found.val)) == (20, 2)
+    said = [note for note in found.notes if "no clips to test on (there is no testing_list.txt)" in note]
+    assert len(said) == 1
+    assert way in said[0]
+    assert "--hold-out" in said[0]
+
+
+def test_a_list_of_validation_clips_alone_is_kept_to(tmp_path: Path) -> None:
+    root = plain(tmp_path / "own")
+    (root / "validation_list.txt").write_text("a/0.wav\nb/0.wav\n")
+    found = split(root)
+    assert (len(found.train), [clip.path.name for clip in found.val.clips]) == (18, ["0.wav", "0.wav"])
+    assert len(found.notes) == 1
+
+
+@pytest.mark.parametrize("listed", ["", "a/gone.wav\n"])
+def test_a_test_list_that_names_nothing_is_told_of(tmp_path: Path, listed: str) -> None:
+    root = plain(tmp_path / "own")
+    (root / "testing_list.txt").write_text(listed)
+    found = split(root)
+    assert found.test is None
+    assert any("testing_list.txt names no recording that is there" in note for note in found.notes)
+
+
+def test_digits_without_takes_to_test_on_are_not_sent_to_a_list(tmp_path: Path) -> None:
+    for digit, take in ((0, 5), (1, 5), (0, 6), (1, 6)):
+        soundfile.write(tmp_path / f"{digit}_ann_{take}.wav", np.full(800, 0.1, np.float32), RATE)
+    (note,) = [note for note in split(tmp_path).notes if "to test on" in note]
+    assert "record takes 0 to 4" in note
+    assert "list" not in note
+
+
+@pytest.mark.parametrize(("value", "said"), [(32768.0, "the sound is 32768.0 at 0.125 s"), (np.nan, "nan, at 0.125 s")])
+def test_what_no_keyword_model_takes_is_not_trained_on(tmp_path: Path, value: float, said: str) -> None:
+    root = plain(tmp_path / "own")
+    sound = np.full(800, 0.1, np.float32)
+    sound[500] = value
+    soundfile.write(root / "b" / "loud.wav", sound, RATE, subtype="FLOAT")
+    with pytest.raises(UsageError, match=f"loud.wav .*{said}"):
+        banked(root, tiny(), "all")
 
 
 def test_real_digits_are_split_by_take_and_validated_on_every_word_and_speaker(shared: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from edgedeploy.errors import RunFailed, UsageError
 from edgedeploy.models.mean_fbank import MeanFbank
 from edgedeploy.tasks.speech_files import read_clips
+from edgedeploy.train import evaluation, loop, state
 from edgedeploy.train import folder as places
-from edgedeploy.train import loop, state
 from edgedeploy.train.bank import Bank, Window, read_bank
 from edgedeploy.train.baselines import fit_linear
 from edgedeploy.train.batches import batches
@@ -168,6 +168,20 @@ def test_spiking_layers_tell_how_often_they_fire(banks: dict[str, Bank]) -> None
     assert max(firing.values()) > 0
 
 
+def test_firing_is_weighted_by_clips_and_not_by_batches(
+    banks: dict[str, Bank], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe("paper", {**TINY, "network.spiking": True})
+    network = build("lmuformer", options_of("lmuformer", recipe, 3))
+    for features, _ in [*batches(banks["train"], recipe, 0)] * 15:
+        network(features)
+    whole = judge(network, banks["val"]).firing
+    monkeypatch.setattr(evaluation, "_BATCH", 14)  # and a batch of one clip
+    parts = judge(network, banks["val"]).firing
+    assert max(whole.values()) > 0
+    assert parts == pytest.approx(whole, rel=1e-3)
+
+
 def test_a_loss_that_is_no_number_is_a_sentence(banks: dict[str, Bank], tmp_path: Path) -> None:
     def broken() -> torch.nn.Module:
         network = MeanFbank(classes=3, bins=20)
@@ -202,6 +216,27 @@ def test_a_folder_of_another_training_or_a_damaged_one_is_refused(banks: dict[st
         train(plan)
     (tmp_path / places.STATE).write_bytes((tmp_path / places.STATE).read_bytes()[:-100])
     with pytest.raises(UsageError, match="damaged"):
+        train(plan)
+
+
+@pytest.mark.parametrize("part", ["network", "best", "optimizer", "moment", "shape", "field"])
+def test_a_state_that_lacks_something_is_refused(banks: dict[str, Bank], tmp_path: Path, part: str) -> None:
+    plan, _ = course(banks, tmp_path, "mean-fbank", training__epochs=2)
+    with pytest.raises(_Killed):
+        train(plan, _Killer(1))
+    found = torch.load(tmp_path / places.STATE, weights_only=True)
+    if part in ("network", "best"):
+        found[part].pop(next(iter(found[part])))
+    elif part == "optimizer":
+        found[part].pop("param_groups")
+    elif part == "moment":
+        found["optimizer"]["state"][0].pop("exp_avg")
+    elif part == "shape":
+        found["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7, 7)
+    else:
+        found.pop("best")
+    torch.save(found, tmp_path / places.STATE)
+    with pytest.raises(UsageError, match=r"last\.pt is damaged.*--fresh"):
         train(plan)
 
 
