@@ -51,7 +51,7 @@ def run_keywords(asked: Asked) -> None:
         _print(compared, asked.show)
         if drawn:
             typer.echo(f"drawn: {drawn}")
-        print_notes([*compared.doubts, *compared.equivalence.doubts])
+        print_notes(list(dict.fromkeys([*compared.doubts, *compared.equivalence.doubts])))
         typer.echo(f"{compared.equivalence.outcome}: {compared.equivalence.sentence}")
     if asked.margin is not None and compared.equivalence.outcome != "pass":
         raise typer.Exit(4)

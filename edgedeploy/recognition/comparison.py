@@ -17,6 +17,7 @@ from edgedeploy.compare import agreement
 from edgedeploy.errors import UsageError
 from edgedeploy.model import InputShape, Model, Source, load
 from edgedeploy.opening import described, open_artifact_here
+from edgedeploy.recognition.contract import check_same
 from edgedeploy.recognition.early import Early, early
 from edgedeploy.recognition.hearing import Ear, Hearing, Steps, Whole, hear
 from edgedeploy.recognition.paired import Paired, equivalent, paired
@@ -117,20 +118,28 @@ def compare_keywords(
 ) -> KeywordComparison:
     """Run the checkpoint and the artifact over clips, and test whether they hear the words equally well.
 
-    Every graph is compared that both have: the whole clip at once, and step by step.
+    Every graph is compared that both have: the whole clip at once, and step by step. Both are judged by the artifact's
+    task, so the checkpoint's own has to be the same.
 
     Raises:
-        UsageError: the bundle hears no keywords, or a word of the data is none of the model's.
+        UsageError: the bundle hears no keywords, the checkpoint is of another task (`contract.check_same`), the two
+            have no graph in common, or a word of the data is none of the model's.
         Untrusted, Unavailable, Incompatible: see `edgedeploy.model.load` and `edgedeploy.runtime.Runtime.open`.
     """
     options, say = options or Options(), say or (lambda _: None)
     artifact = open_artifact(bundle)
     task = keywords_of(artifact)
     say("loading the checkpoint")
-    model = load(checkpoint, _shape(checkpoint, artifact))
+    model = _loaded(checkpoint, artifact)
+    check_same(model, task, artifact.manifest.source.reference)
+    graphs = [graph for graph in (MAIN, STREAM) if graph in model.graphs and graph in artifact.signatures]
+    if not graphs:
+        raise UsageError(
+            f"{checkpoint} and {bundle} have no graph in common: the one has {', '.join(sorted(model.graphs))}, the "
+            f"other {', '.join(sorted(artifact.signatures))}. Compare with the checkpoint that the bundle was made of."
+        )
     reference = Side("FP32 checkpoint", reference_session(model), {n: g.signature for n, g in model.graphs.items()})
     candidate = Side("artifact", open_artifact_here(artifact, options.threads), dict(artifact.signatures))
-    graphs = [graph for graph in (MAIN, STREAM) if all(graph in side.signatures for side in (reference, candidate))]
     try:
         compared = [
             _graph(graph, task, [_heard(side, task, graph, data, say) for side in (reference, candidate)], options)
@@ -167,11 +176,14 @@ def keywords_of(artifact: Artifact) -> Keywords:
     return task
 
 
-def _shape(checkpoint: str, artifact: Artifact) -> InputShape:
-    """The artifact's own: its batch, and the graph of steps where it has one."""
-    if checkpoint.lower().endswith((".pt2", ".onnx")):
-        return InputShape()
-    return InputShape(streaming=STREAM in artifact.signatures)
+def _loaded(checkpoint: str, artifact: Artifact) -> Model:
+    """With the graph of steps where the artifact and the checkpoint have one."""
+    if STREAM in artifact.signatures:
+        try:
+            return load(checkpoint, InputShape(streaming=True))
+        except UsageError:  # it takes no stream, of which `_doubts` tells; if that is not why, the next line says why
+            pass
+    return load(checkpoint)
 
 
 def _heard(side: Side, task: Keywords, graph: str, data: ClipSet, say: Progress) -> Hearing:
@@ -227,6 +239,15 @@ def _doubts(artifact: Artifact, model: Model, data: ClipSet, compared: list[Grap
         doubts.append(
             f"The artifact was made from {made_from.reference} (sha256 {made_from.sha256[:12]}), not from "
             f"{model.source.reference} ({model.source.sha256[:12]}): the difference is that of two models."
+        )
+    if STREAM in artifact.signatures and STREAM not in model.graphs:
+        doubts.append(
+            "Only whole clips were compared: the artifact also runs step by step, and "
+            f"{model.source.reference} does not."
+        )
+    if model.task is None:
+        doubts.append(
+            f"{model.source.reference} does not say what its labels and features are: those of the artifact were taken."
         )
     calibration = artifact.manifest.calibration
     if calibration is not None and calibration.sha256 == data.digest():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgedeploy.errors import UsageError
 from edgedeploy.recognition.hearing import Hearing, seconds_of
-from edgedeploy.recognition.resampling import Draw, Interval, resampled, spread
+from edgedeploy.recognition.resampling import Draw, Interval, resampled, share, shares, spread
 from edgedeploy.tasks.keywords import Keywords
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ class Moment:
     Args:
         heard: frames that the answers rest on.
         accuracy: of these answers over all clips.
-        low, high: its 95 % interval, from the bootstrap over speakers.
+        low, high: its 95 % interval, see `resampling.share`; before anything was heard it is 0 for certain.
         needed: frames of sound that have to be there for them, mean over clips.
         seconds: of sound that these are.
     """
@@ -49,6 +49,9 @@ class Moment:
 @dataclass(frozen=True)
 class Saving:
     """What deciding at the first moment from which on the accuracy stays at ``enough`` of the final one saves.
+
+    The moment is picked on the clips that it is then judged on, so that the saving leans upwards. The intervals are
+    from a bootstrap over speakers, which picks anew in each replicate in which a final answer is right.
 
     Args:
         enough: share of the final accuracy.
@@ -76,7 +79,7 @@ class Stop:
     Args:
         threshold: of the highest sigmoid score.
         accuracy: of the answers at that moment.
-        low, high: its 95 % interval, from the bootstrap over speakers.
+        low, high: its 95 % interval, see `resampling.share`.
         seconds: of sound that were waited for, look-ahead included, mean over clips.
         early: share of the clips that were stopped before their end.
     """
@@ -99,7 +102,7 @@ class Early:
         lookahead: frames that an answer waits for.
         seconds: of the clips' own sound, mean.
         curve: accuracy as a function of the frames heard.
-        saving: at `ENOUGH` of the final accuracy.
+        saving: at `ENOUGH` of the final accuracy; ``None`` where no final answer is right: there is nothing to save.
         stops: the operating curve.
     """
 
@@ -108,7 +111,7 @@ class Early:
     lookahead: int
     seconds: float
     curve: tuple[Moment, ...]
-    saving: Saving
+    saving: Saving | None
     stops: tuple[Stop, ...]
 
 
@@ -121,14 +124,12 @@ def early(hearing: Hearing, task: Keywords, draw: Draw | None = None) -> Early:
     if len(hearing.heard) < 3:
         raise UsageError("An early decision takes answers after every frame, and this system gives final ones only.")
     draw = draw or Draw()
-    drawn = resampled(hearing.right, hearing.speakers, draw)
     needed = _needed(hearing, task.lookahead)
     features = task.features
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    accuracy = hearing.right.mean(axis=0)
+    accuracy = shares(hearing.right, hearing.speakers, draw)
     curve = tuple(
-        Moment(int(t), float(a), float(lo), float(hi), float(n), seconds_of(features, float(n)))
-        for t, a, lo, hi, n in zip(hearing.heard, accuracy, low, high, needed.mean(axis=0), strict=True)
+        Moment(int(t), a.value, a.low, a.high if t else 0.0, float(n), seconds_of(features, float(n)))
+        for t, a, n in zip(hearing.heard, accuracy, needed.mean(axis=0), strict=True)
     )
     sound = float(hearing.frames.mean())
     return Early(
@@ -156,19 +157,22 @@ def _needed(hearing: Hearing, lookahead: int) -> npt.NDArray[np.int64]:
     return np.minimum(waited[None], hearing.frames[:, None])
 
 
-def _saving(hearing: Hearing, lookahead: int, draw: Draw) -> Saving:
+def _saving(hearing: Hearing, lookahead: int, draw: Draw) -> Saving | None:
     """The replicates draw accuracies and frames together: which moment is enough is uncertain too."""
     accuracy, window = hearing.right.mean(axis=0), int(hearing.heard[-1])
+    if not accuracy[-1]:
+        return None
     at = int(first_enough(accuracy))
-    moments = first_enough(resampled(hearing.right, hearing.speakers, draw))
-    rows = np.arange(draw.replicates)
+    again = resampled(hearing.right, hearing.speakers, draw)
+    rows = np.flatnonzero(again[:, -1] > 0)
+    moments = first_enough(again[rows])
     kept = []
     for wait in (0, lookahead):
         needed = _needed(hearing, wait)
         drawn = resampled(needed, hearing.speakers, draw)
         total = resampled(hearing.frames, hearing.speakers, draw)
         value = 1 - needed[:, at].sum() / max(1, hearing.frames.sum())
-        kept.append(_interval(float(value), 1 - drawn[rows, moments] / np.maximum(total, 1)))
+        kept.append(_interval(float(value), 1 - drawn[rows, moments] / np.maximum(total[rows], 1)))
     padded = _interval(1 - float(hearing.heard[at]) / window, 1 - hearing.heard[moments] / window)
     return Saving(ENOUGH, int(hearing.heard[at]), float(accuracy[at]), float(accuracy[-1]), padded, *kept)
 
@@ -184,12 +188,12 @@ def _stop(hearing: Hearing, task: Keywords, draw: Draw, threshold: float) -> Sto
     at = sure.argmax(axis=1)
     rows = np.arange(len(hearing))
     right, needed = hearing.right[rows, at], _needed(hearing, task.lookahead)[rows, at]
-    low, high = spread(resampled(right, hearing.speakers, draw), 0.95)
+    accuracy = share(right, hearing.speakers, draw)
     return Stop(
         threshold=threshold,
-        accuracy=float(right.mean()),
-        low=low,
-        high=high,
+        accuracy=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
         seconds=float(np.mean([seconds_of(task.features, float(n)) for n in needed])),
         early=float((needed < hearing.frames).mean()),
     )

@@ -7,6 +7,7 @@ if they were independent would be too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,16 +94,53 @@ def share(right: npt.NDArray[np.bool_], speakers: Sequence[str], draw: Draw) -> 
     Raises:
         UsageError: there is no clip.
     """
+    return shares(right[:, None], speakers, draw)[0]
+
+
+def shares(right: npt.NDArray[np.bool_], speakers: Sequence[str], draw: Draw) -> tuple[Interval, ...]:
+    """`share` of each of several answers to the same clips, ``right`` (clips, answers), from the same draws.
+
+    Raises:
+        UsageError: there is no clip.
+    """
     if not len(right):
         raise UsageError("There is no clip, so that there is no accuracy.")
-    hits, count, known = int(right.sum()), len(right), voices(speakers)
+    hits, count, known = [int(n) for n in right.sum(axis=0)], len(right), voices(speakers)
     if known in (1, count):
-        return Interval(hits / count, *share_interval(hits, count), 0.95, "Wilson over clips")
-    if hits in (0, count):
-        bounds = share_interval(known if hits else 0, known)
-        return Interval(hits / count, *bounds, 0.95, "Wilson over speakers")
-    bounds = spread(resampled(right, speakers, draw), 0.95)
-    return Interval(hits / count, *bounds, 0.95, "bootstrap over speakers")
+        return tuple(Interval(n / count, *share_interval(n, count), 0.95, "Wilson over clips") for n in hits)
+    lows, highs = np.quantile(resampled(right, speakers, draw), [0.025, 0.975], axis=0)
+    return tuple(
+        Interval(n / count, *share_interval(known if n else 0, known), 0.95, "Wilson over speakers")
+        if n in (0, count)
+        else Interval(n / count, float(low), float(high), 0.95, "bootstrap over speakers")
+        for n, low, high in zip(hits, lows, highs, strict=True)
+    )
+
+
+def exact_share(part: int, whole: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share of independent clips, half of what is missing on either side.
+
+    Clopper and Pearson, "The use of confidence or fiducial limits", 1934: with 90 %, 0 of 30 is 0 to 9.5 %.
+    """
+    tail = (1 - confidence) / 2
+    return 1 - _highest(whole - part, whole, tail), _highest(part, whole, tail)
+
+
+def _highest(part: int, whole: int, tail: float) -> float:
+    """The largest p with P(binomial(whole, p) <= part) >= tail, by bisection; sums of logarithms, as n is large."""
+    if part == whole:
+        return 1.0
+    k = np.arange(part)
+    ways = np.concatenate(([0.0], np.cumsum(np.log((whole - k) / (k + 1)))))
+    hits = np.arange(part + 1)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        logs = ways + hits * math.log(middle) + (whole - hits) * math.log1p(-middle)
+        low, high = (middle, high) if float(np.exp(logs).sum()) >= tail else (low, middle)
+    return low
 
 
 def spread(drawn: Floats, confidence: float) -> tuple[float, float]:
@@ -117,7 +155,11 @@ def doubts(speakers: Sequence[str]) -> tuple[str, ...]:
         unknown = sum(not speaker for speaker in speakers)
         said = f"Of {unknown} of {len(speakers)} clips the speaker is not known: they are taken for independent."
         return (said,)
-    known = voices(speakers)
+    return few(voices(speakers))
+
+
+def few(known: int) -> tuple[str, ...]:
+    """What stands against an interval over so many speakers: there are fewer than `ENOUGH_SPEAKERS`."""
     if known == 1:
         return ("All clips are of one speaker: the interval is about that speaker, and says nothing about others.",)
     if known < ENOUGH_SPEAKERS:

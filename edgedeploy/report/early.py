@@ -63,17 +63,7 @@ PAPER = Published(
 
 def saving_rows(systems: Sequence[tuple[str, Early]]) -> list[tuple[str, str, str, str, str, str]]:
     """System, accuracy then and at the end, frames heard, and what is saved on the three bases; the paper's last."""
-    rows = [
-        (
-            name,
-            f"{one.saving.accuracy:.1%} of {one.saving.final:.1%}",
-            f"{one.saving.heard} of {one.window}",
-            share(one.saving.window),
-            share(one.saving.sound),
-            share(one.saving.waited),
-        )
-        for name, one in systems
-    ]
+    rows = [_saving_row(name, one) for name, one in systems]
     known = dict(PAPER.points)
     rows.append(
         (
@@ -86,6 +76,20 @@ def saving_rows(systems: Sequence[tuple[str, Early]]) -> list[tuple[str, str, st
         )
     )
     return rows
+
+
+def _saving_row(name: str, one: Early) -> tuple[str, str, str, str, str, str]:
+    saving = one.saving
+    if saving is None:
+        return (name, f"{0:.1%} at the end", "", "nothing to save", "", "")
+    return (
+        name,
+        f"{saving.accuracy:.1%} of {saving.final:.1%}",
+        f"{saving.heard} of {one.window}",
+        share(saving.window),
+        share(saving.sound),
+        share(saving.waited),
+    )
 
 
 #: The columns of `saving_rows`.
@@ -138,7 +142,8 @@ def notes(one: Early) -> list[str]:
     return [
         f"The window has {one.window} frames, and the clips {one.sound:.1f} frames of sound ({one.seconds:.3f} s) on "
         f"average; an answer waits for {one.lookahead} frames beyond those it is about, or for the end of the clip.",
-        "Saved is what comes after the first answer from which on the accuracy stays at 99 % of the last one. "
+        "Saved is what comes after the first answer from which on the accuracy stays at 99 % of the last one, which "
+        "is picked on these very clips, so that it leans upwards: on other clips expect less. "
         f"Published figures: {PAPER.source} ({PAPER.data}); the shares of the sound follow from its {PAPER.sound} "
         f"frames of sound and {PAPER.lookahead} of look-ahead.",
     ]
@@ -161,7 +166,8 @@ def picture(systems: Sequence[tuple[str, Early]], title: str = "") -> bytes:
         answered = [m for m in one.curve if m.heard > 0]
         _curve(left, [m.heard for m in answered], answered, color, name)
         _curve(right, [m.seconds for m in answered], answered, color, name)
-        left.plot(one.saving.heard, one.saving.accuracy, "o", color=color, ms=6, clip_on=False)
+        if one.saving is not None:
+            left.plot(one.saving.heard, one.saving.accuracy, "o", color=color, ms=6, clip_on=False)
         stops = [stop for stop in one.stops if stop.early > 0]
         right.plot([s.seconds for s in stops], [s.accuracy for s in stops], "x", color=color, ms=6, mew=1.5)
     first = systems[0][1]

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from edgedeploy import archive
 from edgedeploy.capture import EagerSession
-from edgedeploy.cli.app import app
+from edgedeploy.cli.app import app, main
+from edgedeploy.errors import UsageError
 from edgedeploy.model import InputShape, load
 from edgedeploy.recognition import comparison
 from edgedeploy.tasks import Keywords, contract_of
@@ -28,11 +29,23 @@ soundfile: Any = pytest.importorskip("soundfile")
 
 WORDS, RATE, FRAMES = ("no", "up", "yes"), 4000, 16
 Run = Callable[..., Any]
+FACTORIES = """
+import dataclasses
+from edgedeploy.model import load
+
+def whole():
+    return load({path!r})  # takes no stream, and is not asked for one
+
+def bare():
+    return dataclasses.replace(whole(), task=None)
+"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tiny.safetensors, clips/ that it hears right, and turned.safetensors that hears all of them wrong."""
+    """tiny.safetensors, clips/ that it hears right, turned.safetensors that hears all of them wrong, and two with the
+    weights of the first and another task: permuted.safetensors and renormalised.safetensors.
+    """
     import torch
 
     from edgedeploy.models import native
@@ -52,6 +65,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         heard = (logits - logits.mean(dim=0)).argmax(dim=1).tolist()
     record = {"architecture": "lmuformer", "options": options, "task": contract_of(task)}
     native.save(root / "tiny.safetensors", network, record)
+    features = dataclasses.replace(task.features, mean=-1.5)
+    for name, other in (
+        ("permuted", dataclasses.replace(task, labels=WORDS[1:] + WORDS[:1])),
+        ("renormalised", dataclasses.replace(task, features=features)),
+    ):
+        native.save(root / f"{name}.safetensors", network, {**record, "task": contract_of(other)})
+    (root / "keyword_factories.py").write_text(FACTORIES.format(path=str(root / "tiny.safetensors")))
     network.head.weight.data.neg_()
     network.head.bias.data.neg_()
     native.save(root / "turned.safetensors", network, record)
@@ -66,16 +86,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """``run("tiny", ...)``: compare tiny.safetensors with a bundle that computes as the one that is named."""
+    """``run("tiny", ...)``: compare tiny.safetensors, or ``checkpoint``, with a bundle that computes as the one that is
+    named; its contract has ``changes``.
+    """
+    monkeypatch.syspath_prepend(str(place))
 
-    def compare(stands_in: str, *arguments: str, kind: str = "keywords") -> Any:
+    def compare(stands_in: str, *arguments: str, checkpoint: str = "", **changes: Any) -> Any:
         model = load(place / f"{stands_in}.safetensors", InputShape(streaming=True))
         session: Any = EagerSession(model)
         session = SimpleNamespace(
             run=session.run, reset=session.reset, close=session.close, facts={**session.facts, "computes_in": "fp32"}
         )
         source = dataclasses.replace(model.source, reference="elsewhere.safetensors")
-        task = {**dict(model.task or {}), "kind": kind}
+        task = {**dict(model.task or {}), **changes}
         artifact = SimpleNamespace(
             path=place / "tiny.edge",
             digest="d" * 64,
@@ -85,7 +108,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         for module in (archive, comparison):
             monkeypatch.setattr(module, "open_artifact", lambda path: artifact)
         monkeypatch.setattr(comparison, "open_artifact_here", lambda artifact, threads: session)
-        given = ["compare", str(place / "tiny.safetensors"), str(place / "tiny.edge"), *arguments]
+        given = ["compare", checkpoint or str(place / "tiny.safetensors"), str(place / "tiny.edge"), *arguments]
         return CliRunner().invoke(app, [*given, "--data", str(place / "clips")])
 
     yield compare
@@ -93,7 +116,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 
 def test_the_same_model_is_equivalent_on_both_graphs(run: Run, place: Path) -> None:
-    done = run("tiny", "--margin", "0.05")
+    done = run("tiny", "--margin", "0.1")
     assert done.exit_code == 0, done.output
     for said in (
         "whole clip",
@@ -108,6 +131,14 @@ def test_the_same_model_is_equivalent_on_both_graphs(run: Run, place: Path) -> N
         assert (place / "tiny.changed" / "early.png").stat().st_size > 1000
 
 
+def test_that_nothing_changed_in_few_clips_decides_nothing_at_a_small_margin(run: Run) -> None:
+    done = run("tiny", "--margin", "0.01")
+    assert done.exit_code == 4, done.output
+    assert "none of 36 clips changed" in done.output
+    assert "299 clips in all" in done.output
+    assert run("tiny").exit_code == 0  # the same verdict, and nobody asked for a margin
+
+
 def test_another_model_fails_with_what_changed(run: Run) -> None:
     done = run("turned", "--margin", "0.01", "--json", "--show", "0")
     assert done.exit_code == 4, done.output
@@ -119,6 +150,7 @@ def test_another_model_fails_with_what_changed(run: Run) -> None:
     assert {row["clip"] for row in stream["changed"]} == {row["clip"] for row in main["changed"]}
     assert main["reference_early"] is None
     assert len(stream["candidate_early"]["curve"]) == FRAMES + 1
+    assert stream["candidate_early"]["saving"] is None
     assert "that of two models" in " ".join(found["comparison"]["doubts"])
     assert (main["difference"]["gained"], main["difference"]["lost"]) == (0, 36)
 
@@ -142,3 +174,52 @@ def test_what_does_not_apply_is_refused(run: Run, arguments: tuple[str, ...], sa
     done = run("tiny", *arguments)
     assert done.exit_code != 0
     assert said in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "changes", "said"),
+    [
+        ("permuted", {}, "in labels (the same 3 in another order)."),
+        ("renormalised", {}, "in features (mean -1.5 and -6.845978)."),
+        ("tiny", {"labels": [*WORDS, "down"]}, "in labels (3 in the checkpoint, 4 in the artifact)."),
+        ("tiny", {"frames": 20, "lookahead": 3}, "in frames (16 and 20); in look-ahead (5 and 3)."),
+    ],
+)
+def test_a_checkpoint_of_another_task_is_refused_before_anything_is_heard(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, changes: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(comparison, "hear", lambda *given: pytest.fail("a clip was heard"))
+    done = run("tiny", checkpoint=str(place / f"{checkpoint}.safetensors"), **changes)
+    assert isinstance(done.exception, UsageError)
+    assert said in str(done.exception)
+    assert "Compare with the checkpoint that the bundle was made of (elsewhere.safetensors)." in str(done.exception)
+
+
+def test_another_task_is_one_sentence_and_status_2(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("tiny", "--split", "val")  # what stands in for the bundle is in place from here on
+    given = ["compare", str(place / "permuted.safetensors"), str(place / "tiny.edge"), "--data", str(place / "clips")]
+    monkeypatch.setattr("sys.argv", ["edgedeploy", *given])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "another order" in last
+
+
+def test_a_checkpoint_without_a_stream_is_compared_on_whole_clips(run: Run) -> None:
+    found = json.loads(run("tiny", "--json", "--show", "0", checkpoint="keyword_factories:whole").stdout)["comparison"]
+    assert [graph["graph"] for graph in found["graphs"]] == ["main"]
+    assert found["graphs"][0]["reference"]["right"] == 36
+    assert "Only whole clips were compared" in " ".join(found["doubts"])
+    assert "labels and features" not in " ".join(found["doubts"])
+
+
+def test_a_checkpoint_without_a_contract_is_held_to_its_shapes(run: Run) -> None:
+    found = json.loads(run("tiny", "--json", "--show", "0", checkpoint="keyword_factories:bare").stdout)["comparison"]
+    assert found["graphs"][0]["reference"]["right"] == 36
+    assert "does not say what its labels and features are" in " ".join(found["doubts"])
+    done = run("tiny", checkpoint="keyword_factories:bare", frames=20, labels=[*WORDS, "down"])
+    assert "in frames (16 and 20); in labels (3 and 4)." in str(done.exception)

@@ -11,7 +11,7 @@ from edgedeploy.errors import UsageError
 from edgedeploy.recognition.early import early, first_enough
 from edgedeploy.recognition.hearing import Hearing
 from edgedeploy.recognition.resampling import Draw
-from edgedeploy.report.early import PAPER, SAVING_COLUMNS, picture, saving_rows, stop_rows
+from edgedeploy.report.early import PAPER, SAVING_COLUMNS, notes, picture, saving_rows, stop_rows
 from edgedeploy.tasks.keywords import Keywords
 
 TASK = Keywords(("a", "b"))
@@ -30,6 +30,7 @@ def as_published(heard: Make) -> Hearing:
 def test_the_paper_and_the_honest_saving_are_both_there(heard: Make) -> None:
     found = early(as_published(heard), TASK, DRAW)
     saving = found.saving
+    assert saving is not None
     assert (saving.heard, found.window, found.sound) == (87, 128, 98)
     assert saving.accuracy == pytest.approx(0.9517, abs=1e-3)
     assert saving.window.value == pytest.approx(0.3203, abs=1e-4)  # (128 - 87) / 128
@@ -81,6 +82,31 @@ def test_rows_and_picture_have_the_published_figures_beside_ours(heard: Make) ->
     assert len(stop_rows(found)) == len(found.stops)
     pytest.importorskip("matplotlib")
     assert picture([("ours", found)], "title")[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_all_right_is_not_certain_and_nothing_right_saves_nothing(heard: Make) -> None:
+    after, speakers = (0, 10, 20), [f"{i % 4}" for i in range(12)]
+    right = early(heard([[0, 0, 1]] * 12, speakers, after=after), TASK, DRAW)
+    last = right.stops[-1]
+    bounds = [*((m.accuracy, m.low, m.high) for m in right.curve), (last.accuracy, last.low, last.high)]
+    assert bounds[0] == (0, 0, 0)  # before anything was heard there is no answer
+    assert bounds[1] == pytest.approx((0, 0, 0.4899), abs=1e-4)  # Wilson: 0 of 4 speakers, not 0 of 12 clips
+    assert bounds[2] == bounds[3] == pytest.approx((1, 0.5101, 1), abs=1e-4)
+    wrong = early(heard([[0, 1, 0]] * 12, speakers, after=after), TASK, DRAW)
+    assert wrong.saving is None
+    row = saving_rows([("ours", wrong)])[0]
+    assert row[:2] == ("ours", "0.0% at the end")
+    assert "nothing to save" in row
+    assert "leans upwards" in " ".join(notes(wrong))
+    pytest.importorskip("matplotlib")
+    assert picture([("ours", wrong)])[:4] == b"\x89PNG"
+
+
+def test_a_replicate_without_a_right_answer_saves_nothing(heard: Make) -> None:
+    hearing = heard([[0, 0, int(i == 0)] for i in range(12)], [f"{i}" for i in range(12)], after=(0, 10, 20))
+    saving = early(hearing, TASK, DRAW).saving
+    assert saving is not None
+    assert (saving.window.value, saving.window.low, saving.window.high) == (0, 0, 0)  # and not up to 100 %
 
 
 def test_final_answers_alone_decide_nothing_early(heard: Make) -> None:
