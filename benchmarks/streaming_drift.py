@@ -99,7 +99,7 @@ class Drift:
 def sound(task: Keywords, frames: int, data: Path | None) -> npt.NDArray[np.float32]:
     """A recording with so many frames: clips one after the other, again and again if need be, or synthetic."""
     features = task.features
-    samples = features.window + (frames - 1) * features.step
+    samples = features.samples(frames)
     if data is None:
         return babble(0, samples / features.sample_rate, features.sample_rate)
     clips = load_clips(read_clips(data, "test"), features.sample_rate, resample=True)

@@ -43,6 +43,8 @@ class TensorSpec:
         Raises:
             UsageError: dtype, rank or a fixed dimension differs.
         """
+        if array.shape == self.shape and array.dtype == self.dtype:  # the usual call, before each step of a stream
+            return
         fits = array.ndim == len(self.shape) and all(
             isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True)
         )

@@ -201,8 +201,7 @@ class Listener:
     def _answer(self, heard: Heard) -> Answer:
         fbank, had = self._features, self._taken - self._begin
         rested, waited = (
-            min(fbank.window + (heard.frames - 1 + ahead) * fbank.step, had) / fbank.sample_rate
-            for ahead in (0, self.task.lookahead)
+            min(fbank.samples(heard.frames + ahead), had) / fbank.sample_rate for ahead in (0, self.task.lookahead)
         )
         return Answer(self._begin / fbank.sample_rate, heard.frames, rested, waited, heard.scores)
 

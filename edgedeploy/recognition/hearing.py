@@ -107,7 +107,7 @@ class Steps:
         feed, frames = self.task.feed(), self.task.frames
         answers = np.zeros((frames + 1, len(self.task.labels)), np.float32)
         logits, heard = (spec.name for spec in self.signature.outputs)
-        for tensors in [*feed.push(audio[: samples_of(self.task.features, frames)]), *feed.finish()]:
+        for tensors in [*feed.push(audio[: self.task.features.samples(frames)]), *feed.finish()]:
             outputs = self.session.run(inputs_of(self.signature, tensors), graph=STREAM)
             after = round(float(outputs[heard].reshape(-1)[0]))
             if not 0 <= after <= frames:
@@ -219,11 +219,6 @@ def _matched(task: Keywords, data: ClipSet) -> list[int]:
             f"trained on {len(task.labels)} words ({', '.join(task.labels[:6])}, ...)."
         )
     return [task.labels.index(label) if label in task.labels else -1 for label in data.labels]
-
-
-def samples_of(features: Fbank, frames: int) -> int:
-    """The samples of sound that so many frames take."""
-    return features.window + (frames - 1) * features.step if frames else 0
 
 
 def seconds_of(features: Fbank, frames: float) -> float:

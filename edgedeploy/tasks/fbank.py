@@ -88,6 +88,17 @@ class Fbank:
         """Whole frames in so many samples."""
         return max(0, 1 + (samples - self.window) // self.step)
 
+    def samples(self, frames: int) -> int:
+        """Samples that so many frames take."""
+        return self.window + (frames - 1) * self.step if frames else 0
+
+    def filled(self, audio: Sound, frames: int) -> Features:
+        """Features float32 (frames, bins) of a clip (n,), not normalised: cut, or filled up with zeros."""
+        found = self.extract(audio[: self.samples(frames)])
+        features = np.zeros((frames, self.bins), np.float32)
+        features[: len(found)] = found
+        return features
+
     def extract(self, audio: Sound) -> Features:
         """Features float32 (frames, bins) of a clip (n,) in -1 to 1, not normalised; no frame in less than one."""
         return self.online().push(audio)

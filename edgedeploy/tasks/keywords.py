@@ -81,10 +81,8 @@ class Keywords(Task[Heard]):
                 f"A clip of {len(sound)} samples has no frame of sound in it: at least {fbank.window} samples are "
                 f"needed ({fbank.window / fbank.sample_rate * 1000:g} ms at {fbank.sample_rate} Hz)."
             )
-        raw = fbank.extract(sound[: (self.frames - 1) * fbank.step + fbank.window])
-        filled = np.zeros((self.frames, fbank.bins), np.float32)
-        filled[: len(raw)] = raw
-        return Prepared((fbank.normalise(filled)[None],), len(raw))
+        features = fbank.normalise(fbank.filled(sound, self.frames))
+        return Prepared((features[None],), min(fbank.count(len(sound)), self.frames))
 
     def finish(self, outputs: Sequence[Array], context: Any) -> Heard:
         """Sigmoid scores of the logits (1, classes), the first output.
@@ -130,8 +128,8 @@ class Keywords(Task[Heard]):
                 f"The model gives {logits.shape}, and a keyword model with {len(self.labels)} labels gives "
                 f"(1, {len(self.labels)})."
             )
-        with np.errstate(over="ignore"):  # a logit of -1000 has the score 0
-            scores: npt.NDArray[np.float32] = (1 / (1 + np.exp(-logits[0].astype(np.float64)))).astype(np.float32)
+        sure = np.minimum(-logits[0].astype(np.float64), 700)  # exp() has nothing to say beyond it
+        scores: npt.NDArray[np.float32] = (1 / (1 + np.exp(sure))).astype(np.float32)
         return scores
 
 
@@ -215,9 +213,8 @@ def mono(sound: Array, rate: int, before: int = 0) -> Sound:
         elif isinstance(sound, np.ndarray) and sound.dtype == np.int16:
             hint = " Divide 16 bit samples by 32768."
         raise UsageError(f"A keyword model takes mono sound, float32 (samples,), but was given {found}.{hint}")
-    bad = np.flatnonzero(~(np.abs(sound) <= LOUDEST))
-    if len(bad):
-        at = int(bad[0])
+    if not (sound.max(initial=0.0) <= LOUDEST and sound.min(initial=0.0) >= -LOUDEST):  # nor where one is no number
+        at = int(np.flatnonzero(~(np.abs(sound) <= LOUDEST))[0])
         raise UsageError(
             f"The sound is {sound[at]} at {(before + at) / rate:.3f} s; samples have to be numbers in -1 to 1."
         )
@@ -228,8 +225,8 @@ def mono(sound: Array, rate: int, before: int = 0) -> Sound:
 def stand_ins(task: Keywords, count: int = 2) -> list[Array]:
     """Synthetic sounds, each as long as what ``main`` takes, for want of recordings; the same for the same task."""
     fbank = task.features
-    samples = (task.frames - 1) * fbank.step + fbank.window
-    return [babble(seed, samples / fbank.sample_rate, fbank.sample_rate) for seed in range(count)]
+    seconds = fbank.samples(task.frames) / fbank.sample_rate
+    return [babble(seed, seconds, fbank.sample_rate) for seed in range(count)]
 
 
 def _shares(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -239,4 +236,5 @@ def _shares(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _steps(frames: Features, end: float) -> list[tuple[Array, ...]]:
     """A step per row of ``frames`` (n, bins), normalised."""
-    return [(frames[i : i + 1], np.full((1, 1), end, np.float32)) for i in range(len(frames))]
+    ends = np.full((1, 1), end, np.float32)
+    return [(frames[i : i + 1], ends) for i in range(len(frames))]

@@ -9,7 +9,7 @@ import pytest
 from edgedeploy.capture import reference_session
 from edgedeploy.errors import UsageError
 from edgedeploy.model import InputShape, load
-from edgedeploy.recognition.hearing import Hearing, Prefixes, Steps, Whole, hear, samples_of, seconds_of
+from edgedeploy.recognition.hearing import Hearing, Prefixes, Steps, Whole, hear, seconds_of
 from edgedeploy.tasks.clips import ClipSet
 from edgedeploy.tasks.speech_files import read_clips
 from edgedeploy.tensors import Array
@@ -94,6 +94,6 @@ def test_an_answer_that_is_no_number_is_wrong_and_frames_are_seconds(keywords: A
     found = hear(broken, keywords.task, clips)
     assert not found.right.any()
     features = keywords.task.features
-    assert features.count(samples_of(features, 7)) == 7
-    assert features.count(samples_of(features, 7) - 1) == 6
+    assert features.count(features.samples(7)) == 7
+    assert features.count(features.samples(7) - 1) == 6
     assert seconds_of(features, 87) == pytest.approx(0.885)  # as the paper's 87 frames
